@@ -1,0 +1,255 @@
+"""Constrained types that sections are made of.
+
+No string of a document is free text: each has a pattern, an enumeration or an address's form,
+so that no newline or control character can reach a template, a command or a file name. Values
+are canonical: the same address has one spelling, so that a map keyed by it has one entry for it.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from agent.engine.model import Ports
+
+__all__ = [
+    "AnyAddress", "AnyInterface", "AnyNetwork", "BlobId", "Bool", "DomainName", "HostName",
+    "Id", "Int", "Ipv4", "Ipv4Net", "Ipv6", "Ipv6Net", "Mac", "Pem", "PortNumber", "PortRange",
+    "Section", "wrong",
+]  # fmt: skip
+
+
+class Section(BaseModel):
+    """Base of every object in a document: nothing unknown, nothing changeable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="utf8")
+
+
+Bool = StrictBool
+
+
+# Integers are JSON's own, never a string or a boolean; give bounds with Field(ge=…, le=…).
+Int = Annotated[int, Field(strict=True)]
+
+LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+
+# The host part of a name (RFC 1123): letters, digits, hyphens, at most 63.
+HostName = Annotated[
+    str,
+    StringConstraints(pattern=f"^{LABEL}$", max_length=63),
+    Field(examples=["vm1"]),
+]
+# A domain name (RFC 1123), without the closing dot, at most 253 characters.
+DomainName = Annotated[
+    str,
+    StringConstraints(pattern=rf"^{LABEL}(?:\.{LABEL})*$", max_length=253),
+    Field(examples=["net1.example.internal"]),
+]
+# A name that management chooses for an entry of a map; it appears in firewall comments.
+Id = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", max_length=63),
+    Field(examples=["web"]),
+]
+# The SHA-256 of an uploaded blob, in lower-case hexadecimal.
+BlobId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+# One or more PEM blocks (RFC 7468); what is inside is checked where it is used.
+Pem = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(?:-----BEGIN [A-Z0-9 ]{1,40}-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+"
+        r"-----END [A-Z0-9 ]{1,40}-----\n?)+$",
+        max_length=262144,
+    ),
+]
+
+
+def wrong(message: str, hint: str = "") -> PydanticCustomError:
+    """The error a validator raises; `hint` says what would be right."""
+    return PydanticCustomError("sysvm", "{message}", {"message": message, "hint": hint})
+
+
+T = TypeVar("T")
+
+
+def _address_type(
+    parse: Callable[[str], T], what: str, example: str, pattern: str, form: str
+) -> Any:
+    """A string type that `parse` (of the ipaddress module) understands, canonical spelling only."""
+
+    def check(value: object) -> T:
+        if not isinstance(value, str):
+            if isinstance(value, _ADDRESS_CLASSES):  # a value of ours, from a test or a default
+                return value  # type: ignore[return-value]
+            raise wrong(f"is not {what}", f"a string such as {example!r}")
+        try:
+            parsed = parse(value)
+        except ValueError:
+            host_bits = _without_host_bits(value)
+            if host_bits is not None and "network" in what:
+                raise wrong(f"has host bits set, {what} has none", f"{host_bits}") from None
+            raise wrong(f"is not {what}", f"such as {example}") from None
+        if getattr(parsed, "ipv4_mapped", None) is not None:
+            raise wrong("is an IPv4 address in IPv6 clothing", str(parsed.ipv4_mapped))  # type: ignore[attr-defined]
+        if getattr(parsed, "scope_id", None):
+            raise wrong("has a zone, which is one host's own affair", value.split("%", 1)[0])
+        if str(parsed) != value:
+            raise wrong("is not in canonical form", str(parsed))
+        return parsed
+
+    schema = {"type": "string", "format": form, "pattern": pattern, "examples": [example]}
+    return Annotated[
+        parse if isinstance(parse, type) else Any,
+        BeforeValidator(check),
+        PlainSerializer(str, return_type=str),
+        WithJsonSchema(schema),
+    ]
+
+
+_ADDRESS_CLASSES = (
+    IPv4Address, IPv6Address, IPv4Network, IPv6Network, IPv4Interface, IPv6Interface,
+)  # fmt: skip
+
+
+def _without_host_bits(value: str) -> str | None:
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        return None
+
+
+def _interface(value: str) -> IPv4Interface | IPv6Interface:
+    if "/" not in value:
+        raise ValueError
+    return ipaddress.ip_interface(value)
+
+
+def _network(value: str) -> IPv4Network | IPv6Network:
+    if "/" not in value:
+        raise ValueError
+    return ipaddress.ip_network(value)
+
+
+def _network4(value: str) -> IPv4Network:
+    if "/" not in value:
+        raise ValueError
+    return IPv4Network(value)
+
+
+def _network6(value: str) -> IPv6Network:
+    if "/" not in value:
+        raise ValueError
+    return IPv6Network(value)
+
+
+_V4 = r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}"
+_V6 = r"[0-9a-f:]{2,39}"
+
+if TYPE_CHECKING:
+    Ipv4 = IPv4Address
+    Ipv6 = IPv6Address
+    AnyAddress = IPv4Address | IPv6Address
+    Ipv4Net = IPv4Network
+    Ipv6Net = IPv6Network
+    AnyNetwork = IPv4Network | IPv6Network
+    AnyInterface = IPv4Interface | IPv6Interface
+    Mac = str
+    PortRange = Ports
+    PortNumber = int
+else:
+    Ipv4 = _address_type(IPv4Address, "an IPv4 address", "10.1.1.10", f"^{_V4}$", "ipv4")
+    Ipv6 = _address_type(IPv6Address, "an IPv6 address", "2001:db8::10", f"^{_V6}$", "ipv6")
+    AnyAddress = _address_type(
+        ipaddress.ip_address, "an IP address", "10.1.1.10", f"^(?:{_V4}|{_V6})$", "ip"
+    )
+    Ipv4Net = _address_type(
+        _network4, "an IPv4 network", "10.1.1.0/24", f"^{_V4}/[0-9]{{1,2}}$", "ipv4-network"
+    )
+    Ipv6Net = _address_type(
+        _network6, "an IPv6 network", "2001:db8::/64", f"^{_V6}/[0-9]{{1,3}}$", "ipv6-network"
+    )
+    AnyNetwork = _address_type(
+        _network, "an IP network", "10.1.1.0/24", f"^(?:{_V4}|{_V6})/[0-9]{{1,3}}$", "ip-network"
+    )
+    # An address with its network's prefix length, as an interface carries it.
+    AnyInterface = _address_type(
+        _interface,
+        "an address with its prefix length",
+        "10.1.1.1/24",
+        f"^(?:{_V4}|{_V6})/[0-9]{{1,3}}$",
+        "ip-interface",
+    )
+
+    def _mac(value: object) -> str:
+        if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", value):
+            if int(value[:2], 16) & 1:
+                raise wrong("is a multicast MAC address", "a NIC has a unicast one")
+            return value
+        if isinstance(value, str) and re.fullmatch(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", value):
+            raise wrong("is not in canonical form", value.lower().replace("-", ":"))
+        raise wrong("is not a MAC address", "such as 02:00:4c:00:00:01")
+
+    # A unicast MAC address, lower case, colons.
+    Mac = Annotated[
+        str,
+        BeforeValidator(_mac),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "pattern": "^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$",
+                "examples": ["02:00:4c:00:00:01"],
+            }
+        ),
+    ]
+
+    def _ports(value: object) -> Ports:
+        if isinstance(value, Ports):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise wrong("is not a port or a range of ports", 'such as 80 or "8000-8100"')
+        found = re.fullmatch(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?", str(value))
+        if not found:
+            raise wrong("is not a port or a range of ports", 'such as 80 or "8000-8100"')
+        ports = Ports(int(found[1]), int(found[2] or found[1]))
+        if ports.last > 65535:
+            raise wrong("is not a port", "ports go from 1 to 65535")
+        if ports.first > ports.last:
+            raise wrong("is a range that ends before it begins", f"{ports.last}-{ports.first}")
+        return ports
+
+    # One port (80) or an inclusive range ("8000-8100").
+    PortRange = Annotated[
+        Ports,
+        BeforeValidator(_ports),
+        PlainSerializer(str, return_type=str),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "integer", "minimum": 1, "maximum": 65535},
+                    {"type": "string", "pattern": "^[1-9][0-9]{0,4}(?:-[1-9][0-9]{0,4})?$"},
+                ],
+                "examples": [80, "8000-8100"],
+            }
+        ),
+    ]
+    PortNumber = Annotated[int, Field(strict=True, ge=1, le=65535, examples=[443])]

@@ -1,0 +1,147 @@
+"""Services: one file, one template folder and one test file each.
+
+A service module declares its section of the document and five functions over it; `discover`
+finds the modules, and the document's type is assembled from what is found, so that nothing
+else is edited to add a service. See docs/adding-a-service.md.
+"""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Protocol
+
+import jinja2
+
+from agent.document.site import NicRole
+from agent.document.types import Section
+from agent.engine.model import (
+    Artifacts,
+    Command,
+    Family,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Probe,
+    Problem,
+)
+from agent.roles import Role
+
+# Where daemons find the running revision's files. While a revision is checked, the checker runs
+# in a mount namespace in which this already is the staged one.
+CURRENT = "/run/sysvm/current"
+# Small files by their SHA-256 (Artifacts.objects) and uploaded blobs, for services that serve them.
+OBJECTS = "/run/sysvm/objects"
+BLOBS = "/var/lib/sysvm/blobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A NIC of the document together with the name that the kernel gave it."""
+
+    name: str
+    mac: str
+    role: NicRole
+    addresses: tuple[IPInterface, ...]  # in ascending order, IPv4 first
+    mtu: int = 1500
+    gateway: IPv4Address | None = None
+    gateway_ipv6: IPv6Address | None = None
+
+    def networks(self, family: Family) -> tuple[IPNetwork, ...]:
+        return tuple(a.network for a in self.addresses if a.version == family)
+
+    def address(self, family: Family) -> IPAddress | None:
+        """The NIC's first address of a family: the one that its neighbours know the VM by."""
+        return next((a.ip for a in self.addresses if a.version == family), None)
+
+    def holds(self, address: IPAddress) -> bool:
+        """Is this one of the NIC's own addresses?"""
+        return any(a.ip == address for a in self.addresses)
+
+    def reaches(self, address: IPAddress) -> bool:
+        """Is this address in one of the NIC's networks?"""
+        return any(address in a.network for a in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every service may know besides its own section."""
+
+    role: Role
+    generation: int
+    hostname: str
+    domain: str
+    nics: tuple[Nic, ...]  # in the order of their names
+    sections: Mapping[str, Section] = field(default_factory=dict)
+
+    def nics_of(self, role: NicRole) -> tuple[Nic, ...]:
+        return tuple(nic for nic in self.nics if nic.role is role)
+
+    def public_addresses(self) -> tuple[IPAddress, ...]:
+        return tuple(a.ip for nic in self.nics_of(NicRole.PUBLIC) for a in nic.addresses)
+
+    def nic_of_address(self, address: IPAddress) -> Nic | None:
+        """The NIC that has this address as its own."""
+        return next((nic for nic in self.nics if nic.holds(address)), None)
+
+    def guest_nic_reaching(self, address: IPAddress) -> Nic | None:
+        """The guest NIC in whose network this address lies."""
+        return next((n for n in self.nics_of(NicRole.GUEST) if n.reaches(address)), None)
+
+
+class Service(Protocol):
+    """What a module in this package offers. Modules are checked against it by mypy in the tests.
+
+    All five functions are pure. Paths of problems are whole JSON pointers, made with
+    `agent.engine.model.pointer`.
+    """
+
+    SECTION: str  # the document's key
+    ROLES: frozenset[Role]
+    UNITS: frozenset[str]  # systemd units that this service alone starts and stops
+    Section: type[Any]  # the section's type, a subclass of document.types.Section
+    ABSENT: Any  # the section that a document without it has, or None: the service is not wanted
+
+    def lint(self, section: Any, context: Context) -> Iterable[Problem]:
+        """What the types cannot say: references, overlaps, what is not in a network."""
+
+    def render(self, section: Any, context: Context) -> Artifacts:
+        """What has to be there. Called only when no service's `lint` found a problem."""
+
+    def check(self, section: Any, context: Context, artifacts: Artifacts) -> tuple[Command, ...]:
+        """The daemon's own checker, on the staged files under `CURRENT`."""
+
+    def probe(self, section: Any, context: Context, artifacts: Artifacts) -> tuple[Probe, ...]:
+        """How we know that it works with these very files, now and later."""
+
+    def inspect(self, section: Any, context: Context) -> tuple[Command, ...]:
+        """What a diagnostics bundle takes."""
+
+
+@functools.cache
+def discover() -> Mapping[str, Service]:
+    """Every service module of this package, by its section's key, in order of the module's name."""
+    found: dict[str, Service] = {}
+    for module_info in pkgutil.iter_modules(__path__):
+        module: Any = importlib.import_module(f"{__name__}.{module_info.name}")
+        found[module.SECTION] = module
+    return found
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("agent", "templates"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - nothing here is HTML; types keep every value harmless
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def fill(template: str, **values: object) -> bytes:
+    """The text of `templates/<template>` with these values; an undefined name is an error."""
+    return _environment().get_template(template).render(**values).encode()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import jinja2
 
+from agent.document.boot import BootConfig
 from agent.document.site import NicRole
 from agent.document.types import Section
 from agent.engine.model import (
@@ -75,6 +76,7 @@ class Context:
     domain: str
     nics: tuple[Nic, ...]  # in the order of their names
     sections: Mapping[str, Section] = field(default_factory=dict)
+    boot: BootConfig | None = None  # what the VM was told at boot, where it was told anything
 
     def nics_of(self, role: NicRole) -> tuple[Nic, ...]:
         return tuple(nic for nic in self.nics if nic.role is role)

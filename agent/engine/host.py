@@ -1,0 +1,124 @@
+"""What the engine needs of a machine: a narrow door, so that tests can put another behind it.
+
+`agent.system.host.LinuxHost` is the real one; tests/unit/engine has one in memory.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.engine.model import (
+    AddressSet,
+    Command,
+    Count,
+    CounterKey,
+    Desired,
+    Family,
+    Link,
+    Observed,
+    Probe,
+    ProbeResult,
+    Step,
+    Table,
+)
+
+
+class StepFailed(Exception):
+    """A step could not be done; `path` is where in the document its cause is, if anywhere."""
+
+    retryable = True
+
+    def __init__(self, step: str, reason: str, path: str = "") -> None:
+        super().__init__(f"{step}: {reason}")
+        self.step = step
+        self.reason = reason
+        self.path = path
+
+
+class CheckFailed(Exception):
+    """A daemon's own checker, or the rehearsal, refused what was staged."""
+
+    retryable = False
+
+    def __init__(self, what: str, reason: str, path: str = "") -> None:
+        super().__init__(f"{what}: {reason}")
+        self.what = what
+        self.reason = reason
+        self.path = path
+
+
+class HostFull(Exception):
+    """There is no room, or no permission, to write: nothing was begun."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What to look at: only what is ours, or was, or will be."""
+
+    nics: frozenset[str]  # names of NICs of the document, or of the one before
+    units: frozenset[str]
+    sysctls: frozenset[str]
+
+
+class Host(Protocol):
+    """One machine. Every method may raise OSError-free errors of this module only."""
+
+    def links(self) -> tuple[Link, ...]:
+        """Every network interface but loopback."""
+
+    def observe(self, scope: Scope) -> Observed:
+        """What is there, within the scope."""
+
+    def stage(self, revision: int, desired: Desired) -> None:
+        """Write a revision's files (and missing objects) to their final names, not yet used.
+
+        Staging the same revision again replaces what was staged. Raises HostFull.
+        """
+
+    def check(self, revision: int, commands: Sequence[Command]) -> None:
+        """Run the checkers with `current` being the staged revision. Raises CheckFailed."""
+
+    def rehearse(
+        self,
+        sets: Mapping[str, AddressSet],
+        tables: Mapping[tuple[Family, Table], str],
+    ) -> Mapping[tuple[Family, Table], str]:
+        """Load firewall text, with its sets, where no packet passes, and read it back.
+
+        Returns the canonical text of each table given: what `iptables-save -t TABLE` says there,
+        without comments and counters. Raises CheckFailed, naming the rule's comment as its path
+        where the tool's message names a line.
+        """
+
+    def perform(self, step: Step, revision: int) -> None:
+        """Do one step; done twice is as good as once. Raises StepFailed."""
+
+    def probe(self, probes: Sequence[Probe], timeout: float) -> tuple[ProbeResult, ...]:
+        """Ask until each probe passes or `timeout` seconds are over; all at once."""
+
+    def counters(self) -> Mapping[CounterKey, Count]:
+        """The kernel's own figures now; they begin again whenever a table is replaced."""
+
+    def discard(self, keep: Sequence[int]) -> None:
+        """Remove staged revisions that are not to be kept, and objects that none of them names."""
+
+    def arm(self, revision: int, seconds: float) -> None:
+        """Have the machine, not this process, roll `revision` back after `seconds`."""
+
+    def disarm(self) -> None:
+        """Call that off; nothing happens where nothing is armed."""
+
+    def fault(self, point: str) -> None:
+        """Die here, if whoever booted this machine asked for it. Used by tests only."""
+
+
+class Clock(Protocol):
+    """Time, so that tests can move it."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""

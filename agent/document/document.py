@@ -1,0 +1,218 @@
+"""The document: one whole push, from bytes to typed sections, or every problem at once."""
+
+import copy
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field, TypeAdapter
+
+from agent.document import json as strict_json
+from agent.document.migrations import LATEST, migrate
+from agent.document.site import Site
+from agent.document.types import Int, Section
+from agent.engine.model import Problem, pointer
+from agent.roles import Role
+from agent.services import discover
+
+__all__ = ["Document", "InvalidDocument", "canonical", "merge", "parse", "parse_value", "schema"]
+
+GENERATION = Annotated[
+    Int,
+    Field(
+        ge=0,
+        le=2**63 - 1,
+        description="Management's own number for this document; it only grows. The same "
+        "generation with other content, or an older one, is refused.",
+        examples=[7],
+    ),
+]
+
+
+class InvalidDocument(ValueError):
+    """The document says something impossible; `problems` has all of it, in order of the path."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """One whole push. `value` is what was pushed (never changed), `digest` its SHA-256."""
+
+    value: Mapping[str, Any]
+    digest: str
+    generation: int
+    role: Role
+    site: Site
+    sections: Mapping[str, Section]
+
+
+def canonical(value: object) -> bytes:
+    """JSON with sorted names and no blanks: the same value always gives the same bytes."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def merge(value: Any, patch: Any) -> Any:
+    """What an RFC 7396 merge patch makes of `value`, which stays as it is."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(value) if isinstance(value, dict) else {}
+    for name, change in patch.items():
+        if change is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge(merged.get(name), change)
+    return merged
+
+
+def parse(data: bytes, previous: Document | None = None) -> Document:
+    """The document that these bytes are.
+
+    Sections equal to those of `previous` are taken over as they are, which is what makes one
+    rule more in a large document cheap. Raises InvalidDocument with every problem.
+    """
+    try:
+        value = strict_json.loads(data)
+    except strict_json.NotJson as error:
+        raise InvalidDocument([error.problem]) from error
+    return parse_value(value, previous)
+
+
+def parse_value(value: Any, previous: Document | None = None) -> Document:
+    """The document that this JSON value is. Raises InvalidDocument with every problem."""
+    if not isinstance(value, dict):
+        raise InvalidDocument([Problem("", "is not an object")])
+    value = migrate(value)
+    parts: dict[str, Any] = {}
+    problems: list[Problem] = []
+    adapters = _adapters()
+    for name in value.keys() - adapters.keys():
+        hint = f"one of {', '.join(sorted(adapters))}"
+        problems.append(Problem(pointer(name), "is not a section that this version knows", hint))
+    for name, adapter in adapters.items():
+        if name not in value:
+            if name in _REQUIRED:
+                problems.append(Problem(pointer(name), "is missing"))
+            continue
+        kept = _kept(previous, name, value[name])
+        if kept is not None:
+            parts[name] = kept
+            continue
+        try:
+            parts[name] = adapter.validate_python(value[name])
+        except pydantic.ValidationError as error:
+            problems.extend(_problems(name, error))
+    if not problems:
+        problems.extend(_foreign_sections(parts["role"], value))
+    if problems:
+        raise InvalidDocument(problems)
+    sections = {
+        name: parts.get(name, service.ABSENT)
+        for name, service in discover().items()
+        if parts["role"] in service.ROLES
+    }
+    return Document(
+        value=value,
+        digest=hashlib.sha256(canonical(value)).hexdigest(),
+        generation=parts["generation"],
+        role=parts["role"],
+        site=parts["site"],
+        sections={name: section for name, section in sections.items() if section is not None},
+    )
+
+
+@functools.cache
+def schema() -> Mapping[str, Any]:
+    """The JSON Schema (2020-12) of a document, assembled from the services that are there."""
+    definitions: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    for name, adapter in _adapters().items():
+        part = copy.deepcopy(adapter.json_schema(ref_template="#/$defs/{model}"))
+        for key, definition in part.pop("$defs", {}).items():
+            _define(definitions, key, definition)
+        if part.get("type") == "object":
+            _define(definitions, part["title"], part)
+            part = {"$ref": f"#/$defs/{part['title']}"}
+        properties[name] = part
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "sysvm document",
+        "description": "What a system VM is to be: one whole push.",
+        "type": "object",
+        "properties": properties,
+        "required": sorted(_REQUIRED),
+        "additionalProperties": False,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _define(definitions: dict[str, Any], key: str, definition: Any) -> None:
+    if definitions.setdefault(key, definition) != definition:
+        raise TypeError(f"two sections define a type {key}: give one of them another name")
+
+
+_REQUIRED = frozenset({"schema", "generation", "role", "site"})
+
+
+@functools.cache
+def _adapters() -> Mapping[str, TypeAdapter[Any]]:
+    version = Annotated[
+        Int,
+        Field(
+            ge=LATEST,
+            le=LATEST,
+            description="The version of the document's form. Older ones are taken up to this one.",
+        ),
+    ]
+    role = Annotated[Role, Field(description="What this VM is for.")]
+    fixed: dict[str, Any] = {
+        "schema": version,
+        "generation": GENERATION,
+        "role": role,
+        "site": Site,
+    }
+    services = {name: service.Section for name, service in discover().items()}
+    return {name: TypeAdapter(part) for name, part in (fixed | services).items()}
+
+
+def _kept(previous: Document | None, name: str, raw: object) -> Any:
+    if previous is None or name not in previous.value or previous.value[name] != raw:
+        return None
+    if name == "site":
+        return previous.site
+    return previous.sections.get(name)
+
+
+def _foreign_sections(role: Role, value: Mapping[str, Any]) -> Iterable[Problem]:
+    for name, service in discover().items():
+        if name in value and role not in service.ROLES:
+            yield Problem(pointer(name), f"is not something that the role {role} has")
+
+
+def _problems(name: str, error: pydantic.ValidationError) -> Iterable[Problem]:
+    for detail in error.errors(include_url=False):
+        parts = [part for part in detail["loc"] if part != "[key]"]
+        context = detail.get("ctx", {})
+        hint = ""
+        match detail["type"]:
+            case "sysvm":
+                message, hint = context["message"], context["hint"]
+            case "extra_forbidden":
+                message = "is not known here"
+            case "missing":
+                message = "is missing"
+            case "string_pattern_mismatch":
+                message, hint = "has a form that is not allowed", f"it matches {context['pattern']}"
+            case "enum" | "literal_error":
+                message = f"is not one of {context['expected']}"
+            case _:
+                message = detail["msg"][0].lower() + detail["msg"][1:]
+        yield Problem(pointer(name, *parts), message, hint)

@@ -1,0 +1,264 @@
+"""What outlives a reboot: documents of the last revisions, which one runs, and the journal.
+
+    state.json              which revision runs, which is confirmed, the greatest generation seen
+    journal.json            a transaction that has been begun and not ended
+    revisions/N.json        the document and how it came about
+    counters.json           what the kernel counted before its counters last began again
+    firewall/{sets,v4,v6}   the confirmed firewall, as text, for a boot in which Python is broken
+
+Every file is replaced whole and durably. What cannot be read is an error, never an empty state;
+the newest whole revision stands in for it (`recover`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent.document.document import Document, InvalidDocument, canonical, parse_value
+from agent.engine.errors import NoSuchRevision, UnreadableState
+from agent.engine.model import Count, CounterKey, Family, Table
+
+KEPT = 10  # revisions
+
+
+class Disk(Protocol):
+    """How the store writes: whole files, durable when the call returns."""
+
+    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
+        """Replace a file: temporary file, fsync, rename, fsync of the folder. Raises HostFull."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, durably; nothing happens where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionInfo:
+    """A revision without its document."""
+
+    number: int
+    generation: int
+    digest: str
+    created: float  # seconds since the epoch
+    cause: str  # push, patch, rollback, boot, recovery
+    origin: int | None = None  # the revision that a rollback went back to
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    info: RevisionInfo
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Which revision runs. `current` differs from `confirmed` while one is provisional."""
+
+    current: int | None = None
+    confirmed: int | None = None
+    deadline: float | None = None  # of a provisional revision, seconds since the epoch
+    generation: int = -1  # the greatest that was ever applied
+    digest: str = ""  # of the document with that generation
+    last: int = 0  # the last revision's number, used or not
+    degraded: str = ""  # why, where neither revision could be made to hold
+
+    @property
+    def provisional(self) -> bool:
+        return self.current is not None and self.current != self.confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """A transaction under way: `source` ran before it, `target` is what it makes."""
+
+    source: int | None
+    target: int
+    cause: str
+
+
+class Store:
+    """The folder `/var/lib/sysvm`; one process at a time writes, under the engine's lock."""
+
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        self._folder = folder
+        self._disk = disk
+        self._parsed: dict[int, Revision] = {}
+
+    # -- state ------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Raises UnreadableState."""
+        value = self._read(self._folder / "state.json")
+        if value is None:
+            return State()
+        try:
+            return State(**value)
+        except TypeError as error:
+            raise UnreadableState(str(self._folder / "state.json"), str(error)) from error
+
+    def put_state(self, state: State) -> None:
+        """The point at which a transaction is committed."""
+        self._write("state.json", asdict(state))
+
+    def journal(self) -> Journal | None:
+        """Raises UnreadableState."""
+        value = self._read(self._folder / "journal.json")
+        if value is None:
+            return None
+        try:
+            return Journal(**value)
+        except TypeError as error:
+            raise UnreadableState(str(self._folder / "journal.json"), str(error)) from error
+
+    def put_journal(self, journal: Journal) -> None:
+        self._write("journal.json", asdict(journal))
+
+    def clear_journal(self) -> None:
+        self._disk.remove(self._folder / "journal.json")
+
+    def recover(self) -> State:
+        """The state, or the newest whole revision's where state.json cannot be read."""
+        try:
+            return self.state()
+        except UnreadableState:
+            for number in reversed(self._numbers()):
+                try:
+                    found = self.revision(number)
+                except (UnreadableState, NoSuchRevision):
+                    continue
+                info = found.info
+                return State(
+                    current=number,
+                    confirmed=number,
+                    generation=info.generation,
+                    digest=info.digest,
+                    last=max(self._numbers()),
+                )
+            raise
+
+    # -- revisions --------------------------------------------------------------------------
+
+    def put_revision(self, revision: Revision) -> None:
+        number = revision.info.number
+        value = {**asdict(revision.info), "document": revision.document.value}
+        self._disk.write(self._folder / "revisions" / f"{number}.json", canonical(value))
+        self._parsed[number] = revision
+
+    def revision(self, number: int, previous: Document | None = None) -> Revision:
+        """Raises NoSuchRevision, UnreadableState."""
+        if number in self._parsed:
+            return self._parsed[number]
+        path = self._folder / "revisions" / f"{number}.json"
+        value = self._read(path)
+        if value is None:
+            raise NoSuchRevision(number)
+        try:
+            document = parse_value(value.pop("document"), previous)
+            info = RevisionInfo(**value)
+        except (KeyError, TypeError, AttributeError, InvalidDocument) as error:
+            raise UnreadableState(str(path), str(error)) from error
+        if info.digest != document.digest:
+            raise UnreadableState(str(path), "the document is not the one that was stored")
+        revision = Revision(replace(info, number=number), document)
+        self._parsed[number] = revision
+        return revision
+
+    def revisions(self) -> tuple[RevisionInfo, ...]:
+        """Those that are kept and can be read, newest first."""
+        found = []
+        for number in reversed(self._numbers()):
+            try:
+                found.append(self.revision(number).info)
+            except UnreadableState:
+                continue
+        return tuple(found)
+
+    def prune(self, keep: frozenset[int]) -> tuple[int, ...]:
+        """Remove all but the last `KEPT` revisions and those to keep; returns what is left."""
+        numbers = self._numbers()
+        left = set(numbers[-KEPT:]) | (keep & set(numbers))
+        for number in set(numbers) - left:
+            self._disk.remove(self._folder / "revisions" / f"{number}.json")
+            self._parsed.pop(number, None)
+        for number in set(self._parsed) - left:
+            del self._parsed[number]
+        return tuple(sorted(left))
+
+    def blobs_in_use(self) -> frozenset[str]:
+        """Blobs that a kept revision names, for their removal to spare."""
+        return frozenset(
+            blob for info in self.revisions() for blob in _blobs(self.revision(info.number))
+        )
+
+    def _numbers(self) -> list[int]:
+        folder = self._folder / "revisions"
+        if not folder.is_dir():
+            return []
+        return sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal())
+
+    # -- counters and the firewall's last good text -------------------------------------------
+
+    def counters(self) -> dict[CounterKey, Count]:
+        """What was counted before; nothing where it cannot be read, for it is only a count."""
+        try:
+            value = self._read(self._folder / "counters.json") or {}
+        except UnreadableState:
+            return {}
+        found = {}
+        for name, (packets, size) in value.items():
+            family, table, chain, comment = name.split(" ", 3)
+            key = CounterKey(Family(int(family)), Table(table), chain, comment)
+            found[key] = Count(packets, size)
+        return found
+
+    def put_counters(self, counters: Mapping[CounterKey, Count]) -> None:
+        self._write(
+            "counters.json",
+            {
+                f"{int(k.family)} {k.table} {k.chain} {k.comment}": [c.packets, c.bytes]
+                for k, c in counters.items()
+            },
+        )
+
+    def put_firewall(self, sets: str, texts: Mapping[Family, str]) -> None:
+        """Keep what closes the VM at a boot in which nothing of ours can start."""
+        folder = self._folder / "firewall"
+        self._disk.write(folder / "sets", sets.encode())
+        for family, text in texts.items():
+            self._disk.write(folder / f"v{int(family)}", text.encode())
+
+    # -- files ------------------------------------------------------------------------------
+
+    def _write(self, name: str, value: object) -> None:
+        self._disk.write(self._folder / name, canonical(value))
+
+    def _read(self, path: Path) -> Any:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UnreadableState(str(path), error.strerror or str(error)) from error
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise UnreadableState(str(path), f"is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise UnreadableState(str(path), "is not an object")
+        return value
+
+
+def _blobs(revision: Revision) -> frozenset[str]:
+    """Every string of the document that looks like a blob's name: sparing too much is safe."""
+    found: set[str] = set()
+    stack: list[Any] = [revision.document.value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Mapping):
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+        elif isinstance(value, str) and len(value) == 64:
+            found.add(value)
+    return frozenset(found)

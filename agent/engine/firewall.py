@@ -128,9 +128,12 @@ def _target(target: Target, family: Family) -> Iterable[str]:
             return ("-j", "REJECT", *(("--reject-with", how) if how else ()))
         case Snat(address):
             return ("-j", "SNAT", "--to-source", str(address))
-        case Dnat(address, ports):
-            host = f"[{address}]" if family is Family.V6 and ports else str(address)
-            return ("-j", "DNAT", "--to-destination", f"{host}:{ports}" if ports else host)
+        case Dnat(address, None):
+            return ("-j", "DNAT", "--to-destination", str(address))
+        case Dnat(address, ports, base):
+            host = f"[{address}]" if family is Family.V6 else str(address)
+            shift = "" if base is None else f"/{base}"
+            return ("-j", "DNAT", "--to-destination", f"{host}:{ports}{shift}")
         case ClampMss(None):
             return ("-j", "TCPMSS", "--clamp-mss-to-pmtu")
         case ClampMss(size):

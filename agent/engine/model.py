@@ -259,6 +259,7 @@ class Dnat:
 
     address: IPAddress
     ports: Ports | None = None
+    base: int | None = None  # the port that `ports.first` stands for, to shift a range by as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,13 +316,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A port of the VM itself that a service wants reachable from one NIC.
+    """A port of the VM itself that a service wants reachable from one NIC, or from any.
 
     With `gate`, packets that match go on in that chain (an ingress chain decides); without,
     they are accepted. `sets` narrows further (an address with its MAC, say).
     """
 
-    nic: str
+    nic: str | None
     protocol: Protocol
     ports: Ports | None
     owner: str
@@ -329,6 +330,7 @@ class Opening:
     families: tuple[Family, ...] = (Family.V4, Family.V6)
     destination: IPAddress | None = None
     sets: tuple[SetMatch, ...] = ()
+    gate: str = ""
 
 
 @dataclass(frozen=True, slots=True)

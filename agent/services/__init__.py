@@ -6,6 +6,7 @@ else is edited to add a service. See docs/adding-a-service.md.
 """
 
 import functools
+import hashlib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,6 @@ import jinja2
 
 from agent.document.boot import BootConfig
 from agent.document.site import NicRole
-from agent.document.types import Section
 from agent.engine.model import (
     Artifacts,
     Command,
@@ -71,11 +71,10 @@ class Context:
     """What every service may know besides its own section."""
 
     role: Role
-    generation: int
     hostname: str
     domain: str
     nics: tuple[Nic, ...]  # in the order of their names
-    sections: Mapping[str, Section] = field(default_factory=dict)
+    routed: Mapping[str, tuple[IPNetwork, ...]] = field(default_factory=dict)  # by NIC: routes
     boot: BootConfig | None = None  # what the VM was told at boot, where it was told anything
 
     def nics_of(self, role: NicRole) -> tuple[Nic, ...]:
@@ -142,6 +141,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def ingress_chain(address: IPAddress) -> str:
+    """The chain that decides what may come in for a public address; the firewall owns it."""
+    if address.version == 4:
+        return f"in4-{address}"
+    return f"in6-{hashlib.sha256(address.packed).hexdigest()[:16]}"
 
 
 def fill(template: str, **values: object) -> bytes:

@@ -1,0 +1,1 @@
+"""Builds the template: the root file system that the lab boots and the image contains."""

@@ -1,0 +1,127 @@
+"""The template's Debian packages: a trixie root file system made by mmdebstrap."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.system.run import CommandFailed, run
+from appliance import data, tools
+from appliance.errors import ApplianceError
+from appliance.image import cache
+
+SUITE = "trixie"
+BOOTSTRAP_TIMEOUT = 1800.0  # seconds; half a minute with a near mirror
+
+# What nobody reads in a system VM. Licences stay.
+_DPKG = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+)
+
+
+def listed(path: Path) -> tuple[str, ...]:
+    """The entries of a list file: one a line, `#` starts a comment."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    return tuple(line for line in lines if line)
+
+
+def key() -> str:
+    """What the packages' layer depends on."""
+    element = data.recipes() / "elements" / "sysvm"
+    return cache.digest(
+        Path(__file__), element / "package-list", element / "masked-units", *mirrors()
+    )
+
+
+def build(root: Path) -> None:
+    """Fill the empty folder `root` with the template's packages, nothing of them started."""
+    element = data.recipes() / "elements" / "sysvm"
+    bootstrap(root, listed(element / "package-list"))
+    # A host key that is in a template is everybody's.
+    for host_key in (root / "etc/ssh").glob("ssh_host_*"):
+        host_key.unlink()
+    # The build machine's name and resolver are nobody else's business.
+    (root / "etc/hostname").write_text("sysvm\n")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
+    (root / "etc/resolv.conf").write_text("")
+    for path in (root / "etc/hostname", root / "etc/resolv.conf"):
+        path.chmod(0o644)
+    for unit in listed(element / "masked-units"):
+        mask = root / "etc/systemd/system" / unit
+        mask.unlink(missing_ok=True)
+        mask.symlink_to("/dev/null")
+    preset(root, ())
+    # Debian's packages enable what they ship; the preset takes it back.
+    run(["chroot", str(root), "systemctl", "preset-all"], timeout=60)
+    for leftover in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
+        for path in (root / leftover).rglob("*"):
+            if path.is_file():
+                path.unlink()
+
+
+def preset(root: Path, units: tuple[str, ...]) -> None:
+    """Say which units start at boot: these, and no other."""
+    path = root / "usr/lib/systemd/system-preset/00-sysvm.preset"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [*(f"enable {unit}" for unit in units), "disable *"]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def bootstrap(root: Path, packages: tuple[str, ...]) -> None:
+    """Install Debian's essential packages, apt and these into the empty folder `root`."""
+    tools.need_root()
+    tools.need("mmdebstrap", "unshare")
+    if shutil.which("dpkg-deb") is None:
+        raise ApplianceError("dpkg is not here", "build on Debian or Ubuntu")
+    argv = [
+        # Whatever becomes of it, its mounts of /proc and /dev go with its own name space.
+        *("unshare", "--mount", "--propagation", "private"),
+        "mmdebstrap",
+        "--variant=apt",
+        "--mode=root",
+        "--architectures=amd64",
+        f"--include={','.join(packages)}",
+        *(f"--dpkgopt={option}" for option in _DPKG),
+        SUITE,
+        str(root),
+        *mirrors(),
+    ]
+    try:
+        run(argv, timeout=BOOTSTRAP_TIMEOUT, env=tools.passed_on())
+    except CommandFailed as error:
+        raise ApplianceError(
+            f"mmdebstrap could not build Debian {SUITE}: {_last_errors(error)}",
+            "if a mirror does not answer, set SYSVM_MIRROR and SYSVM_SECURITY_MIRROR to ones that "
+            "do (an empty SYSVM_SECURITY_MIRROR leaves security updates out)",
+        ) from error
+
+
+def mirrors() -> tuple[str, ...]:
+    """The package sources, as sources.list lines; none of them means mmdebstrap's own defaults.
+
+    SYSVM_MIRROR replaces Debian's main mirror. Most mirrors carry the security suite beside it,
+    under `debian-security`; SYSVM_SECURITY_MIRROR says otherwise.
+    """
+    return tuple(_mirrors())
+
+
+def _mirrors() -> Iterator[str]:
+    main = os.environ.get("SYSVM_MIRROR", "").rstrip("/")
+    if not main:
+        return
+    beside = f"{main.removesuffix('/debian')}/debian-security"
+    security = os.environ.get("SYSVM_SECURITY_MIRROR", beside).rstrip("/")
+    yield f"deb {main} {SUITE} main"
+    yield f"deb {main} {SUITE}-updates main"
+    if security:
+        yield f"deb {security} {SUITE}-security main"
+
+
+def _last_errors(error: CommandFailed) -> str:
+    lines = error.stderr.decode(errors="replace").splitlines()
+    telling = [line for line in lines if line.startswith(("E:", "Err:", "W: Failed"))]
+    return " ".join(telling[-4:]) or error.reason

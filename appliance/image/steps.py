@@ -1,0 +1,90 @@
+"""The steps of a build that need mounts: each runs in a process with mounts of its own.
+
+The process is started by unshare(1), so that whatever becomes of it, its mounts go with it and
+the host never sees them.
+"""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+from agent.system.run import run
+
+TIMEOUT = 300.0
+
+_COMPILE = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash")
+
+
+def in_private_mounts(step: str, *arguments: Path | str) -> None:
+    """Run one of this module's steps in a process that has mounts of its own."""
+    source = Path(__file__).resolve().parents[2]
+    run(
+        ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", __name__]
+        + [step, *map(str, arguments)],
+        timeout=TIMEOUT,
+        env={"PYTHONPATH": str(source)},
+    )
+
+
+def venv(builder: Path, wheels: Path, scratch: Path) -> None:
+    """Make /opt/sysvm over the builder's root; it comes to lie in `scratch`/upper."""
+    root = overlay((builder,), scratch)
+    (root / "wheels").mkdir()
+    mount(wheels, root / "wheels", flags=_MS_BIND)
+    mount("proc", root / "proc", "proc")
+    # No network: what the lock does not name must not get in.
+    chroot = ("unshare", "--net", "chroot", str(root))
+    run([*chroot, "python3", "-m", "venv", "--system-site-packages", "/build"], timeout=TIMEOUT)
+    pip = ("/build/bin/python3", "-m", "pip")
+    offline = ("--no-index", "--no-deps", "--quiet", "--disable-pip-version-check")
+    sources = [f"/wheels/{path.name}" for path in wheels.glob("*.tar.gz")]
+    built = ("wheel", *offline, "--no-build-isolation", "--wheel-dir", "/built")
+    run([*chroot, *pip, *built, *sources], timeout=TIMEOUT)
+    run([*chroot, "python3", "-m", "venv", "--without-pip", "/opt/sysvm"], timeout=TIMEOUT)
+    names = [f"/wheels/{path.name}" for path in wheels.glob("*.whl")]
+    names += [f"/built/{path.name}" for path in (root / "built").glob("*.whl")]
+    into = ("--python", "/opt/sysvm/bin/python3")
+    run([*chroot, *pip, *into, "install", *offline, "--no-compile", *sorted(names)], timeout=TIMEOUT)
+    run([*chroot, *pip, *into, "check"], timeout=TIMEOUT)
+    for tests in (root / "opt/sysvm/lib").glob("python*/site-packages/*/tests"):
+        run(["rm", "-r", str(tests)], timeout=TIMEOUT)
+    run([*chroot, "/opt/sysvm/bin/python3", *_COMPILE, "/opt/sysvm/lib"], timeout=TIMEOUT)
+
+
+def agent(venv_layer: Path, base_layer: Path, scratch: Path) -> None:
+    """Install the agent over the other layers; what it adds comes to lie in `scratch`/upper."""
+    from appliance.image.agent import install_agent
+
+    root = overlay((venv_layer, base_layer), scratch)
+    install_agent(root)
+
+
+def overlay(lowers: tuple[Path, ...], scratch: Path) -> Path:
+    """Mount these layers, topmost first, with `scratch`/upper above them; the merged folder."""
+    upper, work, merged = (scratch / name for name in ("upper", "work", "merged"))
+    for folder in (upper, work, merged):
+        folder.mkdir(parents=True)
+    options = f"lowerdir={':'.join(map(str, lowers))},upperdir={upper},workdir={work}"
+    mount("overlay", merged, "overlay", options=options)
+    return merged
+
+
+_MS_BIND = 4096
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(
+    source: Path | str, target: Path, kind: str = "none", *, flags: int = 0, options: str = ""
+) -> None:
+    """mount(2)."""
+    arguments = [os.fsencode(source), os.fsencode(target), kind.encode()]
+    if _LIBC.mount(*arguments, ctypes.c_ulong(flags), options.encode()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot mount {kind}: {os.strerror(number)}", str(target))
+
+
+_STEPS = {"venv": venv, "agent": agent}
+
+if __name__ == "__main__":
+    _STEPS[sys.argv[1]](*map(Path, sys.argv[2:]))

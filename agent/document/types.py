@@ -205,7 +205,9 @@ else:
             if int(value[:2], 16) & 1:
                 raise wrong("is a multicast MAC address", "a NIC has a unicast one")
             return value
-        if isinstance(value, str) and re.fullmatch(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", value):
+        if isinstance(value, str) and re.fullmatch(
+            r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", value
+        ):
             raise wrong("is not in canonical form", value.lower().replace("-", ":"))
         raise wrong("is not a MAC address", "such as 02:00:4c:00:00:01")
 

@@ -1,7 +1,7 @@
 """From a document to everything that it wants of the machine, or every problem with it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeVar
 
@@ -88,7 +88,10 @@ class Composer:
             context,
             (),
             artifacts,
-            service.check(section, context, artifacts),
+            tuple(
+                replace(command, reads=tuple(file.path for file in artifacts.files))
+                for command in service.check(section, context, artifacts)
+            ),
             service.probe(section, context, artifacts),
         )
         self._parts[name] = part

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from agent.engine.model import (
+    AddressSet,
     Chain,
     ClampMss,
     Dnat,
@@ -55,6 +56,18 @@ def tables(chains: Sequence[Chain], rules: Sequence[Rule]) -> Mapping[tuple[Fami
             text += ["COMMIT", ""]
             texts[family, table] = "\n".join(text)
     return texts
+
+
+def sets_text(sets: Iterable[AddressSet]) -> str:
+    """Address sets in the language of `ipset restore`."""
+    lines: list[str] = []
+    for address_set in sorted(sets, key=lambda s: s.name):
+        family = "inet" if address_set.family is Family.V4 else "inet6"
+        members = sorted(address_set.members)
+        size = max(65536, 2 * len(members))
+        lines.append(f"create {address_set.name} {address_set.type} family {family} maxelem {size}")
+        lines += [f"add {address_set.name} {member}" for member in members]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def line(rule: Rule) -> str:

@@ -122,3 +122,6 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never go back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let that much time pass."""

@@ -312,6 +312,10 @@ class Rule:
     original_ports: Ports | None = None
     source_mac: str | None = None
     sets: tuple[SetMatch, ...] = ()
+    # Not matched by the rule itself, for its chain is only reached by these: which flows it is
+    # about, by their original direction, for them to be forgotten when it goes.
+    flow_sources: tuple[IPNetwork, ...] = ()
+    flow_destination: IPNetwork | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,12 +375,14 @@ class Command:
     """A program to run: a daemon's own checker, or what a diagnostics bundle takes.
 
     It runs where `/run/sysvm/current` is the staged revision. `path` is where in the document
-    to look when it fails.
+    to look when it fails; `reads` are the revision's files that decide its answer (compose
+    fills them in: all files of the service).
     """
 
     argv: tuple[str, ...]
     path: str = ""
     timeout: float = 10.0  # seconds
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -660,7 +666,6 @@ class FlowMatch:
     source: IPNetwork | None = None
     destination: IPNetwork | None = None
     ports: Ports | None = None
-    translated_to: IPAddress | None = None  # the reply's source: where DNAT sent it
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,22 +199,44 @@ class Store:
 
     # -- counters and the firewall's last good text -------------------------------------------
 
-    def counters(self) -> dict[CounterKey, Count]:
-        """What was counted before; nothing where it cannot be read, for it is only a count."""
+    def counters(self) -> Mapping[CounterKey, Count]:
+        """What was counted before the kernel last began again."""
+        return self._counts("counters.json")
+
+    def put_counters(self, counters: Mapping[CounterKey, Count]) -> None:
+        self._put_counts("counters.json", counters)
+
+    def put_totals(self, counters: Mapping[CounterKey, Count]) -> None:
+        """Keep all that was counted so far, for the next boot to go on from."""
+        self._put_counts("totals.json", counters)
+
+    def begin_counters(self) -> None:
+        """At boot: the kernel counts from zero, on top of the totals that were kept."""
+        base, totals = self.counters(), self._counts("totals.json")
+        zero = Count(0, 0)
+        higher = {
+            key: max(base.get(key, zero), totals.get(key, zero), key=lambda c: c.packets)
+            for key in base.keys() | totals.keys()
+        }
+        self.put_counters(higher)
+
+    def _counts(self, name: str) -> dict[CounterKey, Count]:
+        """Nothing where it cannot be read, for it is only a count."""
         try:
-            value = self._read(self._folder / "counters.json") or {}
+            value = self._read(self._folder / name) or {}
         except UnreadableState:
             return {}
         found = {}
-        for name, (packets, size) in value.items():
-            family, table, chain, comment = name.split(" ", 3)
-            key = CounterKey(Family(int(family)), Table(table), chain, comment)
-            found[key] = Count(packets, size)
+        for key, (packets, size) in value.items():
+            family, table, chain, comment = key.split(" ", 3)
+            found[CounterKey(Family(int(family)), Table(table), chain, comment)] = Count(
+                packets, size
+            )
         return found
 
-    def put_counters(self, counters: Mapping[CounterKey, Count]) -> None:
+    def _put_counts(self, name: str, counters: Mapping[CounterKey, Count]) -> None:
         self._write(
-            "counters.json",
+            name,
             {
                 f"{int(k.family)} {k.table} {k.chain} {k.comment}": [c.packets, c.bytes]
                 for k, c in counters.items()

@@ -180,7 +180,9 @@ def render(document: Document, context: Context) -> Artifacts:
     return Artifacts(
         links=tuple(Link(nic.name, nic.mac, nic.mtu, up=True) for nic in context.nics),
         addresses=tuple(
-            Address(nic.name, interface, OWNER) for nic in context.nics for interface in nic.addresses
+            Address(nic.name, interface, OWNER)
+            for nic in context.nics
+            for interface in nic.addresses
         ),
         routes=tuple(_routes(document.site, context)),
         sysctls=tuple(Sysctl(key, value, OWNER) for key, value in sysctls.items()),

@@ -163,8 +163,10 @@ def lint(section: Section, context: Context) -> Iterator[Problem]:
         yield from _lint_match(rule, path)
         versions = {network.version for network in (*rule.sources, *rule.destinations)}
         if len({n.version for n in rule.sources} | {n.version for n in rule.destinations}) > 1:
-            if rule.sources and rule.destinations and not (
-                {n.version for n in rule.sources} & {n.version for n in rule.destinations}
+            if (
+                rule.sources
+                and rule.destinations
+                and not ({n.version for n in rule.sources} & {n.version for n in rule.destinations})
             ):
                 yield Problem(pointer(*path), "has sources and destinations of no common family")
         for version in versions:
@@ -183,9 +185,7 @@ def _lint_match(rule: TrafficMatch, path: tuple[object, ...]) -> Iterator[Proble
         yield Problem(pointer(*path, "icmp_code"), "needs an icmp_type")
 
 
-def _lint_family(
-    rule: TrafficMatch, version: int, path: tuple[object, ...]
-) -> Iterator[Problem]:
+def _lint_family(rule: TrafficMatch, version: int, path: tuple[object, ...]) -> Iterator[Problem]:
     wrong = {4: RuleProtocol.ICMPV6, 6: RuleProtocol.ICMP}[version]
     if rule.protocol is wrong:
         right = {4: RuleProtocol.ICMP, 6: RuleProtocol.ICMPV6}[version]
@@ -203,7 +203,7 @@ def render(section: Section, context: Context) -> Artifacts:
         for address in context.public_addresses():
             if address.version == family:
                 _ingress(builder, address, section.ingress.get(address, {}))
-        _egress(builder, section.egress)
+        _egress(builder, section.egress, context)
         if section.anti_spoofing:
             _anti_spoofing(builder, context)
         builder.chain(Table.MANGLE, "FORWARD", "ACCEPT")
@@ -249,7 +249,12 @@ class _Builder:
         self._chains.append(Chain(self.family, table, name, SECTION, policy))
 
     def rule(
-        self, table: Table, chain: str, target: Verdict | Jump | ClampMss, comment: str, **more: object
+        self,
+        table: Table,
+        chain: str,
+        target: Verdict | Jump | ClampMss,
+        comment: str,
+        **more: object,
     ) -> None:
         self._rules.append(
             Rule(
@@ -341,12 +346,18 @@ def _ingress(builder: _Builder, address: IPAddress, rules: Mapping[str, IngressR
             pointer(SECTION, "ingress", address, key),
             source=network,
             sets=(builder.put(address_set),) if address_set else (),
+            flow_destination=_host(address),
             **_traffic(rule, original=True),
         )
     builder.rule(Table.FILTER, name, DROP, pointer(SECTION, "ingress", address))
 
 
-def _egress(builder: _Builder, egress: Egress) -> None:
+def _egress(builder: _Builder, egress: Egress, context: Context) -> None:
+    guests = tuple(
+        network
+        for nic in context.nics_of(NicRole.GUEST)
+        for network in _own_networks(nic, context, builder.family)
+    )
     exception, otherwise = (DROP, ACCEPT) if egress.policy is Policy.ALLOW else (ACCEPT, DROP)
     for key, rule in sorted(egress.rules.items()):
         if rule.protocol in {RuleProtocol.ICMP, RuleProtocol.ICMPV6} and (
@@ -371,9 +382,16 @@ def _egress(builder: _Builder, egress: Egress) -> None:
             source=source[0],
             destination=destination[0],
             sets=tuple(matches),
+            flow_sources=guests,
             **_traffic(rule, original=False),
         )
-    builder.rule(Table.FILTER, "egress", otherwise, pointer(SECTION, "egress", "policy"))
+    builder.rule(
+        Table.FILTER,
+        "egress",
+        otherwise,
+        pointer(SECTION, "egress", "policy"),
+        flow_sources=guests,
+    )
 
 
 def _traffic(rule: TrafficMatch, *, original: bool) -> dict[str, object]:
@@ -395,9 +413,7 @@ def _anti_spoofing(builder: _Builder, context: Context) -> None:
         own = tuple(_own_networks(nic, context, builder.family))
         chain = f"spoof-{nic.name}"
         builder.chain(Table.RAW, chain)
-        builder.rule(
-            Table.RAW, "PREROUTING", Jump(chain), "sysvm: anti-spoofing", in_nic=nic.name
-        )
+        builder.rule(Table.RAW, "PREROUTING", Jump(chain), "sysvm: anti-spoofing", in_nic=nic.name)
         for network in (*own, *_UNNUMBERED[builder.family]):
             builder.rule(Table.RAW, chain, RETURN, "sysvm: own network", source=network)
         builder.rule(Table.RAW, chain, DROP, "sysvm: spoofed by a guest")

@@ -213,11 +213,12 @@ def render(section: Section, context: Context) -> Artifacts:
             protocol=protocol,
             ports=forward.ports,
             sets=(SetMatch(address_set.name, "src"),) if address_set else (),
+            flow_destination=IPv4Network(forward.address),
         )
         claims.append(Claim(forward.address, protocol, forward.ports, path))
     for address, static in sorted(section.static.items()):
         path = pointer(SECTION, "static", address)
-        rule(_chain(address), Dnat(static.to), path)
+        rule(_chain(address), Dnat(static.to), path, flow_destination=IPv4Network(address))
         claims.append(Claim(address, None, None, path))
     _outbound(section, context, rule)
     return Artifacts(

@@ -1,0 +1,361 @@
+"""The difference between what is wanted and what is there, as steps in a safe order.
+
+The order: address sets and firewall first, so that nothing is open a moment before its guard
+stands; then kernel settings, links, addresses and routes; then files and daemons; then what is
+no longer wanted. A plan for a machine that is as it should be is empty.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import assert_never
+
+from agent.engine.model import (
+    ACCEPT,
+    AddAddress,
+    AddPolicyRule,
+    AddressSet,
+    AddRoute,
+    Announce,
+    Desired,
+    Dnat,
+    Family,
+    FileChange,
+    Flip,
+    FlowMatch,
+    ForgetFlows,
+    ForgetLeases,
+    Link,
+    Observed,
+    Plan,
+    PutSet,
+    PutTable,
+    Reaction,
+    ReloadUnit,
+    RemoveAddress,
+    RemovePolicyRule,
+    RemoveRoute,
+    RemoveSet,
+    RestartUnit,
+    Rule,
+    SetLink,
+    SetSysctl,
+    StartUnit,
+    Step,
+    StopUnit,
+    Table,
+    Unit,
+)
+
+
+def diff(
+    desired: Desired,
+    tables: Mapping[tuple[Family, Table], str],
+    files: Mapping[str, str],
+    observed: Observed,
+    previous: Desired | None = None,
+) -> Plan:
+    """What has to be done for `observed` to become `desired`.
+
+    `tables` is the desired firewall in canonical text, `files` the SHA-256 of each desired file.
+    `previous` is what was wanted before, where that is known: flows and leases that it allowed
+    and this does not are forgotten.
+    """
+    flip = _flip(desired, files, observed)
+    steps: list[Step] = [
+        *_put_sets(desired, observed),
+        *_tables(tables, observed),
+        *_sysctls(desired, observed),
+        *_links(desired, observed),
+        *_add_addresses(desired, observed),
+        *_routes(desired, observed),
+        *flip,
+        *_units(desired, observed, flip),
+        *_forget(desired, previous),
+        *_remove_addresses(desired, observed),
+        *_remove_sets(desired, observed),
+        *_announce(desired, observed),
+    ]
+    return Plan(tuple(steps))
+
+
+def touched_units(plan: Plan) -> frozenset[str]:
+    """Units that the plan starts, reloads or restarts: the ones whose probes decide."""
+    return frozenset(
+        step.unit.name
+        for step in plan.steps
+        if isinstance(step, StartUnit | ReloadUnit | RestartUnit)
+    )
+
+
+def _put_sets(desired: Desired, observed: Observed) -> Iterator[Step]:
+    for name, wanted in sorted(desired.sets.items()):
+        was = observed.sets.get(name)
+        if was != wanted:
+            yield PutSet(wanted, was)
+
+
+def _remove_sets(desired: Desired, observed: Observed) -> Iterator[Step]:
+    for name, there in sorted(observed.sets.items()):
+        if name not in desired.sets:
+            yield RemoveSet(there)
+
+
+def _tables(tables: Mapping[tuple[Family, Table], str], observed: Observed) -> Iterator[Step]:
+    for table in Table:
+        for family in Family:
+            wanted, was = tables[family, table], observed.firewall[family, table]
+            if wanted != was:
+                yield PutTable(family, table, wanted, was)
+
+
+def _sysctls(desired: Desired, observed: Observed) -> Iterator[Step]:
+    for key, sysctl in desired.sysctls.items():
+        was = observed.sysctls.get(key)
+        if was != sysctl.value:
+            yield SetSysctl(sysctl, was)
+
+
+def _links(desired: Desired, observed: Observed) -> Iterator[Step]:
+    for name, link in desired.links.items():
+        was = observed.links[name]
+        if was != link:
+            yield SetLink(link, was)
+
+
+def _order(address: object) -> str:
+    return str(address)
+
+
+def _add_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
+    new = desired.addresses - observed.addresses
+    for address in sorted(new, key=lambda a: (a.nic, a.interface.version, a.interface.ip)):
+        yield AddAddress(address)
+
+
+def _remove_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
+    for address in sorted(observed.addresses - desired.addresses, key=_order):
+        yield RemoveAddress(address)
+
+
+def _announce(desired: Desired, observed: Observed) -> Iterator[Step]:
+    new = [a for a in desired.addresses - observed.addresses if a.announce]
+    if new:
+        yield Announce(tuple(sorted(new, key=_order)))
+
+
+def _routes(desired: Desired, observed: Observed) -> Iterator[Step]:
+    """Routes that changed are replaced in one step; the others come before any goes."""
+    new = desired.routes - observed.routes
+    for route in sorted(new, key=_order):
+        yield AddRoute(route)
+    replaced = {(route.destination, route.table) for route in new}
+    for route in sorted(observed.routes - desired.routes, key=_order):
+        if (route.destination, route.table) not in replaced:
+            yield RemoveRoute(route)
+    for rule in sorted(desired.policy_rules - observed.policy_rules, key=_order):
+        yield AddPolicyRule(rule)
+    for rule in sorted(observed.policy_rules - desired.policy_rules, key=_order):
+        yield RemovePolicyRule(rule)
+
+
+def _flip(
+    desired: Desired, files: Mapping[str, str], observed: Observed
+) -> tuple[()] | tuple[Flip]:
+    changes = tuple(
+        FileChange(
+            path,
+            observed.files.get(path),
+            files.get(path),
+            desired.files[path].unit if path in desired.files else None,
+        )
+        for path in sorted(files.keys() | observed.files.keys())
+        if files.get(path) != observed.files.get(path)
+    )
+    return (Flip(changes),) if changes or observed.revision is None else ()
+
+
+def _units(desired: Desired, observed: Observed, flip: Sequence[Flip]) -> Iterator[Step]:
+    """Stops first, so that ports are free; then reloads, restarts, starts."""
+    reactions: dict[str, Reaction] = {}
+    for change in flip[0].changes if flip else ():
+        file = desired.files.get(change.path)
+        if file is not None and file.unit is not None:
+            reactions[file.unit] = max(reactions.get(file.unit, Reaction.NONE), file.reaction)
+        elif file is None:
+            for name in desired.units:  # a file that went: whose it was, its folder says
+                if change.path.split("/", 1)[0] == _folder(desired, name):
+                    reactions[name] = Reaction.RESTART
+    for name in sorted(desired.owned_units - desired.units.keys()):
+        state = observed.units.get(name)
+        if state is not None and state.running:
+            yield StopUnit(name)
+    order = {Reaction.RELOAD: 0, Reaction.RESTART: 1}
+    started = []
+    acting: list[tuple[int, str, Unit]] = []
+    for name, unit in sorted(desired.units.items()):
+        state = observed.units.get(name)
+        if state is None or not state.running:
+            started.append(unit)
+        elif reactions.get(name, Reaction.NONE) is not Reaction.NONE:
+            acting.append((order[reactions[name]], name, unit))
+    for rank, _, unit in sorted(acting, key=lambda item: item[:2]):
+        yield ReloadUnit(unit) if rank == 0 else RestartUnit(unit)
+    for unit in started:
+        yield StartUnit(unit)
+
+
+def _folder(desired: Desired, unit: str) -> str:
+    """The top folder of a unit's files."""
+    return next((p.split("/", 1)[0] for p, f in desired.files.items() if f.unit == unit), "")
+
+
+# -- flows and leases that are over ------------------------------------------------------------
+
+
+def _forget(desired: Desired, previous: Desired | None) -> Iterator[Step]:
+    if previous is None:
+        return
+    matches = tuple(dict.fromkeys(_flows(desired, previous)))
+    if matches:
+        yield ForgetFlows(matches)
+    kept = {lease.mac: lease.address for lease in desired.leases}
+    promised = {lease.address: lease.mac for lease in desired.leases}
+    gone = [
+        lease
+        for lease in previous.leases
+        if kept.get(lease.mac) != lease.address or promised.get(lease.address) != lease.mac
+    ]
+    if gone:
+        yield ForgetLeases(tuple(sorted(gone, key=_order)))
+
+
+def _flows(desired: Desired, previous: Desired) -> Iterable[FlowMatch]:
+    """Flows whose translation changed, or whose permission is gone.
+
+    A flow that another rule still lets through is picked up again with its next packet, so that
+    a match may be wider than the rule (a list of sources is not looked into).
+    """
+    same = {id(rule) for rule in desired.rules} & {id(rule) for rule in previous.rules}
+    before = {rule for rule in previous.rules if id(rule) not in same}
+    after = {rule for rule in desired.rules if id(rule) not in same}
+    for rule in before - after:
+        if isinstance(rule.target, Dnat) or (rule.target == ACCEPT and _decides(rule)):
+            yield from _matches(rule)
+    for rule in after - before:
+        if isinstance(rule.target, Dnat) or (rule.target != ACCEPT and _decides(rule)):
+            yield from _matches(rule)
+
+
+def _decides(rule: Rule) -> bool:
+    """Does the rule stand in a chain that decides over flows, rather than in the frame?"""
+    return bool(rule.flow_sources) or rule.flow_destination is not None
+
+
+def _matches(rule: Rule) -> Iterable[FlowMatch]:
+    for source in (rule.source,) if rule.source else (rule.flow_sources or (None,)):
+        yield FlowMatch(
+            family=rule.family,
+            protocol=rule.protocol,
+            source=source,
+            destination=rule.destination or rule.flow_destination,
+            ports=rule.original_ports or rule.ports,
+        )
+
+
+# -- for people --------------------------------------------------------------------------------
+
+
+def describe(plan: Plan) -> tuple[str, ...]:
+    """The plan as a diff: one line for each thing that comes (+), goes (-) or changes (~)."""
+    return tuple(line for step in plan.steps for line in _lines(step))
+
+
+def name(step: Step) -> str:
+    """What a step is called in errors and fault points, such as `put-table`."""
+    words = "".join(f"-{c.lower()}" if c.isupper() else c for c in type(step).__name__)
+    return words.removeprefix("-")
+
+
+def _lines(step: Step) -> Iterator[str]:
+    match step:
+        case SetSysctl(sysctl, was):
+            yield f"~ sysctl {sysctl.key}: {was} -> {sysctl.value}"
+        case PutSet(address_set, was):
+            yield from _set_lines(address_set, was)
+        case RemoveSet(address_set):
+            yield f"- set {address_set.name} ({len(address_set.members)} members)"
+        case PutTable(family, table, text, was):
+            yield from _table_lines(f"ipv{int(family)} {table}", was, text)
+        case SetLink(link, was):
+            yield from _link_lines(link, was)
+        case AddAddress(address):
+            yield f"+ address {address.interface} on {address.nic}"
+        case RemoveAddress(address):
+            yield f"- address {address.interface} on {address.nic}"
+        case AddRoute(route):
+            yield f"+ route {route.destination} via {route.via} on {route.nic}"
+        case RemoveRoute(route):
+            yield f"- route {route.destination} via {route.via} on {route.nic}"
+        case AddPolicyRule(rule):
+            yield f"+ policy rule {rule.priority} to table {rule.table}"
+        case RemovePolicyRule(rule):
+            yield f"- policy rule {rule.priority} to table {rule.table}"
+        case Flip(changes):
+            for change in changes:
+                sign = "+" if change.was is None else "-" if change.now is None else "~"
+                yield f"{sign} file {change.path}"
+        case StartUnit(unit):
+            yield f"+ start {unit.name}"
+        case StopUnit(unit_name):
+            yield f"- stop {unit_name}"
+        case ReloadUnit(unit):
+            yield f"~ reload {unit.name}"
+        case RestartUnit(unit):
+            yield f"~ restart {unit.name}"
+        case ForgetFlows(matches):
+            for flow in matches:
+                yield f"- tracked flows {_flow(flow)}"
+        case ForgetLeases(leases):
+            for lease in leases:
+                yield f"- lease {lease.address} of {lease.mac}"
+        case Announce(addresses):
+            yield f"~ announce {', '.join(str(a.interface.ip) for a in addresses)}"
+        case _:
+            assert_never(step)
+
+
+def _set_lines(now: AddressSet, was: AddressSet | None) -> Iterator[str]:
+    before = was.members if was else frozenset()
+    if was is None:
+        yield f"+ set {now.name} ({len(now.members)} members)"
+        return
+    for member in sorted(now.members - before):
+        yield f"+ set {now.name}: {member}"
+    for member in sorted(before - now.members):
+        yield f"- set {now.name}: {member}"
+
+
+def _table_lines(title: str, was: str, now: str) -> Iterator[str]:
+    """Rules that come and go; where only their order changed, that."""
+    before, after = was.splitlines(), now.splitlines()
+    old, new = set(before), set(after)
+    lines = [f"- {title}: {line}" for line in before if line not in new]
+    lines += [f"+ {title}: {line}" for line in after if line not in old]
+    yield from lines or [f"~ {title}: another order or number of the same rules"]
+
+
+def _link_lines(link: Link, was: Link) -> Iterator[str]:
+    if link.mtu != was.mtu:
+        yield f"~ link {link.name}: mtu {was.mtu} -> {link.mtu}"
+    if link.up != was.up:
+        yield f"~ link {link.name}: {'up' if link.up else 'down'}"
+
+
+def _flow(flow: FlowMatch) -> str:
+    words = [str(flow.protocol or "any")]
+    if flow.source:
+        words.append(f"from {flow.source}")
+    if flow.destination:
+        words.append(f"to {flow.destination}")
+    if flow.ports:
+        words.append(f"port {flow.ports}")
+    return " ".join(words)

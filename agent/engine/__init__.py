@@ -1,1 +1,1 @@
-"""From a document to a machine: compose what is wanted, plan the difference, make it so or undo it."""
+"""From a document to a machine: compose what is wanted, plan the difference, do it or undo it."""

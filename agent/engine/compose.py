@@ -28,7 +28,6 @@ from agent.roles import baseline
 from agent.services import Context, Service, discover
 from agent.services.firewall import SERVICES_CHAIN
 
-
 T = TypeVar("T")
 
 

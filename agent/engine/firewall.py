@@ -91,10 +91,8 @@ def line(rule: Rule) -> str:
 
 def _addresses(rule: Rule) -> Iterable[str]:
     if rule.source is not None:
-        yield from (["!"] if rule.not_source else [])
         yield from ("-s", str(rule.source))
     if rule.destination is not None:
-        yield from (["!"] if rule.not_destination else [])
         yield from ("-d", str(rule.destination))
     if rule.in_nic:
         yield from ("-i", rule.in_nic)

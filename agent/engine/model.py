@@ -15,6 +15,7 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
+from typing import TypedDict
 
 IPAddress = IPv4Address | IPv6Address
 IPInterface = IPv4Interface | IPv6Interface
@@ -299,9 +300,7 @@ class Rule:
     in_nic: str | None = None
     out_nic: str | None = None
     source: IPNetwork | None = None
-    not_source: bool = False
     destination: IPNetwork | None = None
-    not_destination: bool = False
     protocol: Protocol | None = None
     ports: Ports | None = None  # destination ports, tcp and udp
     icmp_type: int | None = None
@@ -316,6 +315,26 @@ class Rule:
     # about, by their original direction, for them to be forgotten when it goes.
     flow_sources: tuple[IPNetwork, ...] = ()
     flow_destination: IPNetwork | None = None
+
+
+class RuleMatch(TypedDict, total=False):
+    """What a rule matches: the fields of Rule that its builders pass through."""
+
+    in_nic: str | None
+    out_nic: str | None
+    source: IPNetwork | None
+    destination: IPNetwork | None
+    protocol: Protocol | None
+    ports: Ports | None
+    icmp_type: int | None
+    icmp_code: int | None
+    syn: bool
+    states: tuple[str, ...]
+    original_destination: IPAddress | None
+    original_ports: Ports | None
+    sets: tuple[SetMatch, ...]
+    flow_sources: tuple[IPNetwork, ...]
+    flow_destination: IPNetwork | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,6 @@ from agent.engine.model import (
     Step,
     StopUnit,
     Table,
-    Unit,
 )
 
 
@@ -174,38 +173,39 @@ def _flip(
 
 
 def _units(desired: Desired, observed: Observed, flip: Sequence[Flip]) -> Iterator[Step]:
-    """Stops first, so that ports are free; then reloads, restarts, starts."""
-    reactions: dict[str, Reaction] = {}
+    """Stops first, so that ports are free; then reloads before restarts before starts."""
+    for unit_name in sorted(desired.owned_units - desired.units.keys()):
+        if _running(unit_name, observed):
+            yield StopUnit(unit_name)
+    reactions = _reactions(desired, flip)
+    running = [unit for name, unit in sorted(desired.units.items()) if _running(name, observed)]
+    for unit in running:
+        if reactions.get(unit.name) is Reaction.RELOAD:
+            yield ReloadUnit(unit)
+    for unit in running:
+        if reactions.get(unit.name) is Reaction.RESTART:
+            yield RestartUnit(unit)
+    for name, unit in sorted(desired.units.items()):
+        if not _running(name, observed):
+            yield StartUnit(unit)
+
+
+def _running(unit: str, observed: Observed) -> bool:
+    state = observed.units.get(unit)
+    return state is not None and state.running
+
+
+def _reactions(desired: Desired, flip: Sequence[Flip]) -> Mapping[str, Reaction]:
+    """What each unit has to do about the files that change; a file that goes is a restart."""
+    owners = {path.split("/", 1)[0]: file.unit for path, file in desired.files.items() if file.unit}
+    found: dict[str, Reaction] = {}
     for change in flip[0].changes if flip else ():
         file = desired.files.get(change.path)
-        if file is not None and file.unit is not None:
-            reactions[file.unit] = max(reactions.get(file.unit, Reaction.NONE), file.reaction)
-        elif file is None:
-            for name in desired.units:  # a file that went: whose it was, its folder says
-                if change.path.split("/", 1)[0] == _folder(desired, name):
-                    reactions[name] = Reaction.RESTART
-    for name in sorted(desired.owned_units - desired.units.keys()):
-        state = observed.units.get(name)
-        if state is not None and state.running:
-            yield StopUnit(name)
-    order = {Reaction.RELOAD: 0, Reaction.RESTART: 1}
-    started = []
-    acting: list[tuple[int, str, Unit]] = []
-    for name, unit in sorted(desired.units.items()):
-        state = observed.units.get(name)
-        if state is None or not state.running:
-            started.append(unit)
-        elif reactions.get(name, Reaction.NONE) is not Reaction.NONE:
-            acting.append((order[reactions[name]], name, unit))
-    for rank, _, unit in sorted(acting, key=lambda item: item[:2]):
-        yield ReloadUnit(unit) if rank == 0 else RestartUnit(unit)
-    for unit in started:
-        yield StartUnit(unit)
-
-
-def _folder(desired: Desired, unit: str) -> str:
-    """The top folder of a unit's files."""
-    return next((p.split("/", 1)[0] for p, f in desired.files.items() if f.unit == unit), "")
+        unit = file.unit if file else owners.get(change.path.split("/", 1)[0])
+        reaction = file.reaction if file else Reaction.RESTART
+        if unit is not None:
+            found[unit] = max(found.get(unit, Reaction.NONE), reaction)
+    return found
 
 
 # -- flows and leases that are over ------------------------------------------------------------
@@ -275,7 +275,7 @@ def name(step: Step) -> str:
     return words.removeprefix("-")
 
 
-def _lines(step: Step) -> Iterator[str]:
+def _lines(step: Step) -> Iterator[str]:  # noqa: C901 - one case for each kind of step
     match step:
         case SetSysctl(sysctl, was):
             yield f"~ sysctl {sysctl.key}: {was} -> {sysctl.value}"

@@ -122,7 +122,10 @@ class Store:
         try:
             return self.state()
         except UnreadableState:
+            unfinished = self._unfinished()
             for number in reversed(self._numbers()):
+                if number == unfinished:
+                    continue
                 try:
                     found = self.revision(number)
                 except (UnreadableState, NoSuchRevision):
@@ -136,6 +139,13 @@ class Store:
                     last=max(self._numbers()),
                 )
             raise
+
+    def _unfinished(self) -> int | None:
+        try:
+            journal = self.journal()
+        except UnreadableState:
+            return None
+        return journal.target if journal else None
 
     # -- revisions --------------------------------------------------------------------------
 
@@ -184,6 +194,11 @@ class Store:
         for number in set(self._parsed) - left:
             del self._parsed[number]
         return tuple(sorted(left))
+
+    def forget(self, number: int) -> None:
+        """Remove a revision that never came to be."""
+        self._disk.remove(self._folder / "revisions" / f"{number}.json")
+        self._parsed.pop(number, None)
 
     def blobs_in_use(self) -> frozenset[str]:
         """Blobs that a kept revision names, for their removal to spare."""

@@ -264,9 +264,7 @@ class Engine:
             state = self._store.recover()
             self._store.clear_journal()
             self._fold_all_counters()
-            candidates = [info.number for info in self._store.revisions()]
-            candidates.sort(key=lambda number: (number != state.confirmed, -number))
-            for number in candidates:
+            for number in self._bootable(state):
                 try:
                     target = self._prepare(self._store.revision(number), check=False)
                 except (InvalidDocument, CheckFailed, EngineError) as error:
@@ -274,6 +272,16 @@ class Engine:
                     continue
                 return self._boot_into(replace(state, deadline=None), target)
             return self._boot_bare(state)
+
+    def _bootable(self, state: State) -> list[int]:
+        """Revisions to try at boot: the confirmed one, then older ones; never one on trial."""
+        if state.confirmed is None:
+            return []
+        numbers = [info.number for info in self._store.revisions()]
+        for number in numbers:
+            if number > state.confirmed:
+                self._store.forget(number)
+        return [number for number in numbers if number <= state.confirmed]
 
     def _boot_into(self, state: State, target: Target) -> Outcome:
         number = target.revision.info.number
@@ -482,10 +490,16 @@ class Engine:
             return self._degrade(state, f"{cause}; and putting back failed: {error}")
         self._host.disarm()
         self._remember(number, target)
+        self._forget_failed(state)
         self._store.clear_journal()
         self._discard(state)
         log.warning("rolled back to revision %d: %s", number, cause)
         return RolledBack(number, cause, problems)
+
+    def _forget_failed(self, state: State) -> None:
+        journal = self._store.journal()
+        if journal is not None and journal.target != state.current:
+            self._store.forget(journal.target)
 
     def _fallback(self, state: State) -> Target:
         if state.current is not None:
@@ -521,7 +535,7 @@ class Engine:
             zero = Count(0, 0)
             base = self._store.counters()
             self._store.put_counters(
-                base | {key: base.get(key, zero) + n for key, n in kernel.items()}
+                {**base, **{key: base.get(key, zero) + n for key, n in kernel.items()}}
             )
 
     def save_counters(self) -> None:
@@ -600,8 +614,12 @@ class Engine:
 
     def _begin(self, revision: Revision, journal: Journal) -> None:
         """From here on, a death is a roll back. Raises HostFull, with nothing begun."""
-        self._store.put_revision(revision)
-        self._store.put_journal(journal)
+        try:
+            self._store.put_revision(revision)
+            self._store.put_journal(journal)
+        except HostFull:
+            self._store.forget(revision.info.number)
+            raise
         self._host.fault("journaled")
 
     def _put_confirmed(self, state: State) -> None:

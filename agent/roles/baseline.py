@@ -21,7 +21,7 @@ from agent.services import Context, Nic
 
 OWNER = "site"
 
-_DEFAULT = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+_DEFAULT: Mapping[int, IPNetwork] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 # A router forwards; believes no redirects, source routes or advertisements; and answers for an
 # address on the NIC that has it only. Spoofing is the firewall's (raw table), so the reverse
@@ -122,11 +122,15 @@ def _lint_addresses(site: Site) -> Iterator[Problem]:
                     continue
                 if other.ip == interface.ip:
                     yield Problem(path, f"{interface.ip} is also on {other_mac}")
-                elif other_mac != mac and other.network.overlaps(interface.network):  # type: ignore[arg-type] - same family
+                elif other_mac != mac and _overlap(other.network, interface.network):
                     yield Problem(
                         path, f"{interface.network} overlaps {other.network} of {other_mac}"
                     )
             seen.append((mac, interface))
+
+
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    return one.network_address in other or other.network_address in one
 
 
 def _lint_address(interface: IPInterface, path: str) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ same whatever the number of rules.
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated
+from typing import Annotated, Unpack
 
 from pydantic import Field
 
@@ -33,6 +33,7 @@ from agent.engine.model import (
     Problem,
     Protocol,
     Rule,
+    RuleMatch,
     SetMatch,
     Table,
     Verdict,
@@ -158,20 +159,20 @@ def lint(section: Section, context: Context) -> Iterator[Problem]:
                     yield Problem(
                         pointer(*path, "sources"), f"{source} is not of the address's family"
                     )
-    for name, rule in section.egress.rules.items():
-        path = (SECTION, "egress", "rules", name)
-        yield from _lint_match(rule, path)
-        versions = {network.version for network in (*rule.sources, *rule.destinations)}
-        if len({n.version for n in rule.sources} | {n.version for n in rule.destinations}) > 1:
-            if (
-                rule.sources
-                and rule.destinations
-                and not ({n.version for n in rule.sources} & {n.version for n in rule.destinations})
-            ):
-                yield Problem(pointer(*path), "has sources and destinations of no common family")
-        for version in versions:
-            if len(versions) == 1:
-                yield from _lint_family(rule, version, path)
+    for name, exception in section.egress.rules.items():
+        yield from _lint_egress(exception, (SECTION, "egress", "rules", name))
+
+
+def _lint_egress(rule: EgressRule, path: tuple[object, ...]) -> Iterator[Problem]:
+    yield from _lint_match(rule, path)
+    versions = {4, 6}
+    for networks in (rule.sources, rule.destinations):
+        if networks:
+            versions &= {network.version for network in networks}
+    if not versions:
+        yield Problem(pointer(*path), "has sources and destinations of no common family")
+    for version in versions if len(versions) == 1 else ():
+        yield from _lint_family(rule, version, path)
 
 
 def _lint_match(rule: TrafficMatch, path: tuple[object, ...]) -> Iterator[Problem]:
@@ -254,7 +255,7 @@ class _Builder:
         chain: str,
         target: Verdict | Jump | ClampMss,
         comment: str,
-        **more: object,
+        **match: Unpack[RuleMatch],
     ) -> None:
         self._rules.append(
             Rule(
@@ -264,20 +265,20 @@ class _Builder:
                 target=target,
                 owner=SECTION,
                 comment=comment,
-                **more,  # type: ignore[arg-type] - Rule checks the names; mypy checks the callers of Rule
+                **match,
             )
         )
 
-    def put(self, address_set: AddressSet) -> SetMatch:
+    def put(self, address_set: AddressSet, direction: str) -> SetMatch:
         self._sets[address_set.name] = address_set
-        return SetMatch(address_set.name, "src")
+        return SetMatch(address_set.name, direction)
 
 
 def _input(builder: _Builder, context: Context) -> None:
     """The VM itself: established, its own, neighbours, pings from guests, then its services."""
 
-    def rule(target: Verdict | Jump, comment: str, **more: object) -> None:
-        builder.rule(Table.FILTER, "INPUT", target, comment, **more)
+    def rule(target: Verdict | Jump, comment: str, **match: Unpack[RuleMatch]) -> None:
+        builder.rule(Table.FILTER, "INPUT", target, comment, **match)
 
     builder.chain(Table.FILTER, "INPUT", "DROP")
     builder.chain(Table.FILTER, SERVICES_CHAIN)
@@ -311,8 +312,8 @@ def _input(builder: _Builder, context: Context) -> None:
 def _forward(builder: _Builder, context: Context) -> None:
     """Through the VM: established, what was translated on its way in, what guests send out."""
 
-    def rule(target: Verdict | Jump, comment: str, **more: object) -> None:
-        builder.rule(Table.FILTER, "FORWARD", target, comment, **more)
+    def rule(target: Verdict | Jump, comment: str, **match: Unpack[RuleMatch]) -> None:
+        builder.rule(Table.FILTER, "FORWARD", target, comment, **match)
 
     builder.chain(Table.FILTER, "FORWARD", "DROP")
     builder.chain(Table.FILTER, "egress")
@@ -338,17 +339,12 @@ def _ingress(builder: _Builder, address: IPAddress, rules: Mapping[str, IngressR
         match = sources(rule.sources, builder.family, SECTION)
         if match is None:
             continue
-        network, address_set = match
-        builder.rule(
-            Table.FILTER,
-            name,
-            ACCEPT,
-            pointer(SECTION, "ingress", address, key),
-            source=network,
-            sets=(builder.put(address_set),) if address_set else (),
-            flow_destination=_host(address),
-            **_traffic(rule, original=True),
-        )
+        traffic = _traffic(rule, original=True)
+        traffic["source"] = match[0]
+        traffic["sets"] = (builder.put(match[1], "src"),) if match[1] else ()
+        traffic["flow_destination"] = _host(address)
+        path = pointer(SECTION, "ingress", address, key)
+        builder.rule(Table.FILTER, name, ACCEPT, path, **traffic)
     builder.rule(Table.FILTER, name, DROP, pointer(SECTION, "ingress", address))
 
 
@@ -368,23 +364,16 @@ def _egress(builder: _Builder, egress: Egress, context: Context) -> None:
         destination = sources(rule.destinations, builder.family, SECTION)
         if source is None or destination is None:
             continue
-        matches = []
-        if source[1]:
-            matches.append(builder.put(source[1]))
-        if destination[1]:
-            builder.put(destination[1])
-            matches.append(SetMatch(destination[1].name, "dst"))
-        builder.rule(
-            Table.FILTER,
-            "egress",
-            exception,
-            pointer(SECTION, "egress", "rules", key),
-            source=source[0],
-            destination=destination[0],
-            sets=tuple(matches),
-            flow_sources=guests,
-            **_traffic(rule, original=False),
+        traffic = _traffic(rule, original=False)
+        traffic["source"], traffic["destination"] = source[0], destination[0]
+        traffic["sets"] = tuple(
+            builder.put(address_set, direction)
+            for address_set, direction in ((source[1], "src"), (destination[1], "dst"))
+            if address_set
         )
+        traffic["flow_sources"] = guests
+        path = pointer(SECTION, "egress", "rules", key)
+        builder.rule(Table.FILTER, "egress", exception, path, **traffic)
     builder.rule(
         Table.FILTER,
         "egress",
@@ -394,15 +383,16 @@ def _egress(builder: _Builder, egress: Egress, context: Context) -> None:
     )
 
 
-def _traffic(rule: TrafficMatch, *, original: bool) -> dict[str, object]:
+def _traffic(rule: TrafficMatch, *, original: bool) -> RuleMatch:
     if rule.protocol is RuleProtocol.ALL:
         return {}
-    return {
+    match: RuleMatch = {
         "protocol": Protocol(rule.protocol.value),
-        "original_ports" if original else "ports": rule.ports,
         "icmp_type": rule.icmp_type,
         "icmp_code": rule.icmp_code,
     }
+    match["original_ports" if original else "ports"] = rule.ports
+    return match
 
 
 def _anti_spoofing(builder: _Builder, context: Context) -> None:

@@ -8,7 +8,7 @@ ingress section alone. Guests reach a public address of their own network as out
 import enum
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated
+from typing import Annotated, Unpack
 from typing import Protocol as TypingProtocol
 
 from pydantic import Field
@@ -30,6 +30,7 @@ from agent.engine.model import (
     Problem,
     Protocol,
     Rule,
+    RuleMatch,
     SetMatch,
     Snat,
     Table,
@@ -130,13 +131,13 @@ def lint(section: Section, context: Context) -> Iterator[Problem]:
         if address == section.source_address:
             yield Problem(pointer(*path), "is the address of source NAT, and so everybody's")
     for name, forward in section.forwards.items():
-        path = (SECTION, "forwards", name)
-        yield from _lint_public(forward.address, context, (*path, "address"))
-        yield from _lint_guest(forward.to, context, (*path, "to"))
+        entry = (SECTION, "forwards", name)
+        yield from _lint_public(forward.address, context, (*entry, "address"))
+        yield from _lint_guest(forward.to, context, (*entry, "to"))
         there = forward.to_ports
         if there is not None and there.first != there.last and _size(there) != _size(forward.ports):
             yield Problem(
-                pointer(*path, "to_ports"),
+                pointer(*entry, "to_ports"),
                 f"has {_size(there)} ports for {_size(forward.ports)}",
                 "one port, or as many",
             )
@@ -175,7 +176,7 @@ def render(section: Section, context: Context) -> Artifacts:
     claims: list[Claim] = []
     sets: dict[str, AddressSet] = {}
 
-    def rule(chain: str, target: Target, comment: str, **match: object) -> None:
+    def rule(chain: str, target: Target, comment: str, **match: Unpack[RuleMatch]) -> None:
         rules.append(
             Rule(
                 family=Family.V4,
@@ -184,7 +185,7 @@ def render(section: Section, context: Context) -> Artifacts:
                 target=target,
                 owner=SECTION,
                 comment=comment,
-                **match,  # type: ignore[arg-type] - Rule's own constructor checks the names
+                **match,
             )
         )
 
@@ -232,7 +233,9 @@ def render(section: Section, context: Context) -> Artifacts:
 class _AddRule(TypingProtocol):
     """The type of `render`'s inner function."""
 
-    def __call__(self, chain: str, target: Target, comment: str, **match: object) -> None: ...
+    def __call__(
+        self, chain: str, target: Target, comment: str, **match: Unpack[RuleMatch]
+    ) -> None: ...
 
 
 def _outbound(section: Section, context: Context, rule: "_AddRule") -> None:

@@ -43,9 +43,8 @@ def install_agent(root: Path, enter: Sequence[str] | None = None) -> None:
     """
     inside = tuple(enter) if enter is not None else ("chroot", str(root))
     site = root / SITE_PACKAGES
-    fresh, package, old = (site / name for name in (".agent-new", "agent", ".agent-old"))
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    fresh, package = site / ".agent-new", site / "agent"
+    shutil.rmtree(fresh, ignore_errors=True)
     if data.agent_source().is_dir():
         _copy(data.agent_source(), fresh)
     run(
@@ -55,10 +54,9 @@ def install_agent(root: Path, enter: Sequence[str] | None = None) -> None:
         + ["-p", f"/{SITE_PACKAGES}/agent", f"/{SITE_PACKAGES}/.agent-new"],
         timeout=_TIMEOUT,
     )
-    if package.exists():
-        package.rename(old)
+    # An overlay cannot rename a folder of a lower layer, so it is removed, and not moved away.
+    shutil.rmtree(package, ignore_errors=True)
     fresh.rename(package)
-    shutil.rmtree(old, ignore_errors=True)
     _install_units(root)
     launcher = root / "usr/bin/sysvmctl"
     launcher.write_text(_LAUNCHER.format(prefix=PREFIX, site=SITE_PACKAGES))

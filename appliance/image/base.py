@@ -54,9 +54,18 @@ def build(root: Path) -> None:
         mask = root / "etc/systemd/system" / unit
         mask.unlink(missing_ok=True)
         mask.symlink_to("/dev/null")
+    # Units that no file of ours names: a socket for SSH over the hypervisor's vsock.
+    generators = root / "etc/systemd/system-generators"
+    generators.mkdir(parents=True, exist_ok=True)
+    (generators / "systemd-ssh-generator").symlink_to("/dev/null")
     preset(root, ())
     # Debian's packages enable what they ship; the preset takes it back.
     run(["chroot", str(root), "systemctl", "preset-all"], timeout=60)
+    # Spares each first boot the linker's cache and the journal's catalogue, which are made here.
+    for stale in (["ldconfig"], ["journalctl", "--update-catalog"]):
+        run(["chroot", str(root), *stale], timeout=60)
+    for stamp in ("etc/.updated", "var/.updated"):
+        (root / stamp).touch()
     for leftover in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
         for path in (root / leftover).rglob("*"):
             if path.is_file():

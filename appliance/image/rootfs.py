@@ -44,7 +44,9 @@ def layers(*, fresh: bool = False, console: Console | None = None) -> Layers:
         scratch = folder / "scratch"
         steps.in_private_mounts("agent", environment, debian, scratch)
         for path in (scratch / "upper").iterdir():
-            path.rename(folder / path.name)
+            # A chroot's programs touch /dev, /run and /tmp; none of it is the agent's.
+            if path.name in ("etc", "opt", "usr", "var"):
+                path.rename(folder / path.name)
         shutil.rmtree(scratch)
 
     name = cache.digest(agent.key(), debian.name, environment.name)

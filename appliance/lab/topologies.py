@@ -1,0 +1,110 @@
+"""The clouds that the lab can boot, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A node's network card: its final name, its network, and its fixed MAC address.
+
+    `addresses` are set by the lab, with prefix length; a system VM's NICs have none and stay
+    down, for its agent alone brings them up.
+    """
+
+    name: str
+    network: str
+    mac: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SystemVm:
+    """The VM under test. The control NIC's address travels in its boot configuration."""
+
+    role: str
+    hostname: str
+    nics: tuple[Nic, ...]
+    control_nic: str
+    control_address: str
+    control_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestVm:
+    """A tenant's VM: one NIC, configured by DHCP when a test or a person says so."""
+
+    nics: tuple[Nic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The internet: a router's neighbour with a web server and a DNS zone.
+
+    It has no route to the guests' networks: whatever reaches it and is answered was translated.
+    `services` are more of its own addresses; `zone` names some of them.
+    """
+
+    nics: tuple[Nic, ...]
+    services: tuple[str, ...]
+    zone: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """Where pushes come from: a host on the control network."""
+
+    nics: tuple[Nic, ...]
+
+
+Spec = SystemVm | GuestVm | World | Management
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Networks (each one an Ethernet of its own) and what is plugged into them."""
+
+    name: str
+    networks: tuple[str, ...]
+    nodes: Mapping[str, Spec]
+
+
+ROUTER = Topology(
+    name="router",
+    networks=("guest", "control", "public"),
+    nodes={
+        "vm": SystemVm(
+            role="router",
+            hostname="r-1-vm",
+            nics=(
+                Nic("eth0", "guest", "02:00:0a:01:01:01"),
+                Nic("eth1", "control", "0e:00:a9:fe:0a:02"),
+                Nic("eth2", "public", "1e:00:cb:00:71:02"),
+            ),
+            control_nic="eth1",
+            control_address="169.254.10.2/16",
+            control_port=8443,
+        ),
+        "vm1": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0a"),)),
+        "vm2": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0b"),)),
+        "internet": World(
+            nics=(Nic("eth0", "public", "1e:00:cb:00:71:01", ("203.0.113.1/24",)),),
+            services=("198.51.100.10", "198.51.100.20", "198.51.100.53"),
+            zone={
+                "www.example.test": "198.51.100.10",
+                "shop.example.test": "198.51.100.20",
+                "ns.example.test": "198.51.100.53",
+            },
+        ),
+        "management": Management(
+            nics=(Nic("eth0", "control", "0e:00:a9:fe:00:01", ("169.254.0.1/16",)),)
+        ),
+    },
+)
+"""An isolated network's router, two guests behind it, the internet before it.
+
+The public network is 203.0.113.0/24 with the internet's host as its gateway; the guest network
+is whatever the document says (10.1.1.0/24 in the example).
+"""
+
+TOPOLOGIES: Mapping[str, Topology] = {topology.name: topology for topology in (ROUTER,)}

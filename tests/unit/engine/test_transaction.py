@@ -1,0 +1,417 @@
+"""The transaction on a machine in memory: the old revision or the new one, never a mixture."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.document.boot import parse as parse_boot
+from agent.document.document import InvalidDocument
+from agent.engine.errors import (
+    AwaitingConfirm,
+    GenerationConflict,
+    NoSuchRevision,
+    NotProvisional,
+    PreconditionFailed,
+    StaleGeneration,
+)
+from agent.engine.host import HostFull
+from agent.engine.model import (
+    Committed,
+    Degraded,
+    Observed,
+    Provisional,
+    Refused,
+    RolledBack,
+    Unchanged,
+)
+from agent.engine.store import Store
+from agent.engine.transaction import Engine
+from tests.unit.engine.documents import BOOT, router, with_forward, with_services
+from tests.unit.engine.memory import Died, MemoryHost, PlainDisk, StillClock, no_lock
+
+
+class Machine:
+    """A host, its disk, and an agent that can die and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.host = MemoryHost()
+        self.disk = PlainDisk()
+        self.clock = StillClock()
+        self.engine = self.start()
+        self.engine.restore()
+
+    def start(self) -> Engine:
+        store = Store(self.folder, self.disk)
+        boot = parse_boot(json.dumps(BOOT).encode())
+        return Engine(self.host, store, self.clock, no_lock, boot)
+
+    def reboot(self) -> None:
+        """The kernel forgets everything; the disk does not."""
+        self.host = replace(MemoryHost(), deaths=self.host.deaths)
+        self.engine = self.start()
+        self.engine.restore()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_first_boot_brings_up_the_control_nic_alone(machine: Machine) -> None:
+    assert {str(a.interface) for a in machine.host.addresses} == {"169.254.10.2/16"}
+    assert machine.engine.state().current == 1
+
+
+def test_push_is_committed(machine: Machine) -> None:
+    outcome = machine.engine.push(router(1))
+    assert isinstance(outcome, Committed)
+    assert outcome.revision == 2
+    assert "203.0.113.10/24" in {str(a.interface) for a in machine.host.addresses}
+    assert not machine.engine.drift()
+
+
+def test_same_document_again_is_unchanged_and_touches_nothing(machine: Machine) -> None:
+    machine.engine.push(with_services(1))
+    machine.host.log.clear()
+    assert isinstance(machine.engine.push(with_services(1)), Unchanged)
+    assert machine.host.log == []
+
+
+def test_unchanged_repairs_what_somebody_changed_by_hand(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    machine.host.routes.clear()
+    assert machine.engine.drift()
+    assert isinstance(machine.engine.push(router(1)), Committed)
+    assert machine.host.snapshot() == before
+
+
+def test_push_of_an_older_generation_is_refused(machine: Machine) -> None:
+    machine.engine.push(router(7))
+    with pytest.raises(StaleGeneration):
+        machine.engine.push(router(6))
+    assert machine.engine.current().info.generation == 7
+
+
+def test_same_generation_with_other_content_is_refused(machine: Machine) -> None:
+    machine.engine.push(router(7))
+    with pytest.raises(GenerationConflict):
+        machine.engine.push(with_forward(7))
+
+
+def test_if_match_guards_against_another_writer(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    digest = machine.engine.current().document.digest
+    with pytest.raises(PreconditionFailed):
+        machine.engine.push(with_forward(2), if_match="0" * 64)
+    assert isinstance(machine.engine.push(with_forward(2), if_match=digest), Committed)
+
+
+def test_patch_changes_one_entry_and_keeps_the_generation(machine: Machine) -> None:
+    machine.engine.push(with_forward(1))
+    change = json.dumps({"nat": {"forwards": {"web": {"ports": 81}}}}).encode()
+    outcome = machine.engine.patch(change, if_match=machine.engine.current().document.digest)
+    assert isinstance(outcome, Committed)
+    document = machine.engine.current().document
+    assert document.value["nat"]["forwards"]["web"]["ports"] == 81
+    assert document.generation == 1
+
+
+def test_pushed_document_is_applied_again_after_a_patch(machine: Machine) -> None:
+    machine.engine.push(with_forward(1))
+    machine.engine.patch(json.dumps({"nat": {"forwards": {"web": None}}}).encode())
+    assert isinstance(machine.engine.push(with_forward(1)), Committed)
+    assert "web" in machine.engine.current().document.value["nat"]["forwards"]
+
+
+def test_invalid_document_names_every_problem_and_touches_nothing(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    bad = json.loads(router(2))
+    bad["site"]["hostname"] = "vm\nserver=6.6.6.6"
+    bad["nat"]["source_address"] = 5
+    bad["surprise"] = True
+    with pytest.raises(InvalidDocument) as caught:
+        machine.engine.push(json.dumps(bad).encode())
+    assert [p.path for p in caught.value.problems] == [
+        "/nat/source_address",
+        "/site/hostname",
+        "/surprise",
+    ]
+    assert machine.host.snapshot() == before
+
+
+def test_references_that_lead_nowhere_are_all_reported(machine: Machine) -> None:
+    bad = json.loads(with_forward(1))
+    bad["nat"]["forwards"]["web"]["to"] = "192.0.2.1"
+    bad["nat"]["source_address"] = "198.51.100.1"
+    with pytest.raises(InvalidDocument) as caught:
+        machine.engine.push(json.dumps(bad).encode())
+    assert [p.path for p in caught.value.problems] == [
+        "/nat/forwards/web/to",
+        "/nat/source_address",
+    ]
+
+
+def test_what_a_checker_refuses_touches_nothing(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    machine.host.refusing = "line 3: no"
+    outcome = machine.engine.push(with_services(2))
+    assert isinstance(outcome, Refused)
+    assert outcome.problems[0].path == "/somewhere"
+    assert machine.host.snapshot() == before
+    machine.host.refusing = ""
+    assert isinstance(machine.engine.push(with_services(2)), Committed)
+
+
+def test_step_that_fails_is_rolled_back(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    machine.host.failing_units = {"haproxy.service"}
+    outcome = machine.engine.push(with_services(2))
+    assert isinstance(outcome, RolledBack)
+    assert "haproxy.service" in outcome.cause
+    assert machine.engine.current().info.generation == 1
+    machine.host.failing_units = set()
+    machine.host.units = {k: v for k, v in machine.host.units.items() if v == "active"}
+    assert machine.host.snapshot() == replace(before, units=machine.host.snapshot().units)
+
+
+def test_daemon_that_does_not_answer_is_rolled_back(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    machine.host.failing_probes = {"dnsmasq.service"}
+    outcome = machine.engine.push(with_services(2))
+    assert isinstance(outcome, RolledBack)
+    assert machine.engine.current().info.generation == 1
+    machine.host.failing_probes = set()
+    assert isinstance(machine.engine.push(with_services(2)), Committed)
+
+
+def test_service_broken_before_does_not_block_a_push_that_leaves_it_alone(
+    machine: Machine,
+) -> None:
+    machine.engine.push(with_services(1))
+    machine.host.units["haproxy.service"] = "failed"
+    machine.host.failing_units = {"haproxy.service"}
+    machine.host.failing_probes = {"haproxy.service"}
+    outcome = machine.engine.push(with_services(2, name="renamed"))
+    assert isinstance(outcome, Committed)
+    assert "haproxy.service" in outcome.warnings[0]
+
+
+def test_rollback_that_fails_too_is_degraded_and_closed(machine: Machine) -> None:
+    machine.engine.push(with_forward(1))
+    machine.host.failing_steps = {"AddRoute", "RemoveRoute"}
+    value = json.loads(with_forward(2))
+    value["site"]["routes"] = {"192.168.50.0/24": {"via": "10.1.1.254"}}
+    machine.host.routes.clear()
+    outcome = machine.engine.push(json.dumps(value).encode())
+    assert isinstance(outcome, Degraded)
+    assert machine.engine.state().degraded
+    assert not any("10.1.1.10" in text for text in machine.host.tables.values())
+    machine.host.failing_steps = set()
+    assert isinstance(machine.engine.push(with_forward(3)), Committed)
+    assert not machine.engine.state().degraded
+
+
+def test_full_disk_is_said_before_anything_is_touched(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    machine.disk.full = True
+    with pytest.raises(HostFull):
+        machine.engine.push(with_forward(2))
+    assert machine.host.snapshot() == before
+    machine.disk.full = False
+    assert isinstance(machine.engine.push(with_forward(2)), Committed)
+
+
+# -- commit-confirm ----------------------------------------------------------------------------
+
+
+def test_unconfirmed_revision_goes_back(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    outcome = machine.engine.push(with_forward(2), confirm_within=60)
+    assert isinstance(outcome, Provisional)
+    assert machine.host.armed == (outcome.revision, 60)
+    assert isinstance(machine.engine.roll_back(outcome.revision, if_unconfirmed=True), Committed)
+    assert machine.host.snapshot() == before
+    assert machine.host.armed is None
+
+
+def test_confirmed_revision_stays(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    outcome = machine.engine.push(with_forward(2), confirm_within=60)
+    assert isinstance(outcome, Provisional)
+    machine.engine.confirm(outcome.revision)
+    assert machine.host.armed is None
+    before = machine.host.snapshot()
+    assert isinstance(machine.engine.roll_back(outcome.revision, if_unconfirmed=True), Unchanged)
+    assert machine.host.snapshot() == before
+    with pytest.raises(NotProvisional):
+        machine.engine.confirm(outcome.revision)
+
+
+def test_nothing_else_is_pushed_while_a_revision_waits(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    machine.engine.push(with_forward(2), confirm_within=60)
+    with pytest.raises(AwaitingConfirm):
+        machine.engine.push(router(3))
+
+
+def test_reboot_before_the_confirm_restores_the_confirmed_revision(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    machine.engine.push(with_forward(2), confirm_within=60)
+    machine.reboot()
+    assert machine.host.snapshot() == before
+
+
+def test_agent_that_starts_again_arms_the_timer_again(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    outcome = machine.engine.push(with_forward(2), confirm_within=60)
+    assert isinstance(outcome, Provisional)
+    machine.host.armed = None
+    machine.clock.time += 50
+    machine.start().recover()
+    assert machine.host.armed == (outcome.revision, pytest.approx(10))
+
+
+# -- rolling back ------------------------------------------------------------------------------
+
+
+def test_rollback_goes_back_and_further_back(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    machine.engine.push(with_forward(2))
+    machine.engine.push(with_forward(3, port=81))
+    assert isinstance(machine.engine.roll_back(), Committed)
+    assert machine.engine.current().info.generation == 2
+    assert isinstance(machine.engine.roll_back(), Committed)
+    assert machine.engine.current().info.generation == 1
+    assert isinstance(machine.engine.push(with_forward(3, port=81)), Committed)
+
+
+def test_rollback_to_a_revision_that_never_was(machine: Machine) -> None:
+    with pytest.raises(NoSuchRevision):
+        machine.engine.roll_back(99)
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+CHANGES = {
+    "a forward comes": (with_forward(1), with_forward(2, port=81)),
+    "services come": (router(1), with_services(2)),
+    "services go": (with_services(1), router(2)),
+    "everything goes": (with_services(1), with_forward(2)),
+}
+
+
+def _points(folder: Path, before: bytes, after: bytes) -> tuple[int, Observed, Observed]:
+    """How many fault points the change passes, and what the machine is before and after."""
+    machine = Machine(folder / "count")
+    machine.engine.push(before)
+    old = machine.host.snapshot()
+    machine.host.points.clear()
+    assert isinstance(machine.engine.push(after), Committed)
+    return len(machine.host.points), old, machine.host.snapshot()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_death_at_any_step_leaves_the_old_revision_or_the_new_one(
+    tmp_path: Path, change: str
+) -> None:
+    before, after = CHANGES[change]
+    count, old, new = _points(tmp_path, before, after)
+    assert count > 8
+    seen = set()
+    for point in range(1, count + 1):
+        machine = Machine(tmp_path / str(point))
+        machine.engine.push(before)
+        machine.host.points.clear()
+        machine.host.deaths = [str(point)]
+        with pytest.raises(Died):
+            machine.engine.push(after)
+        machine.engine = machine.start()
+        machine.engine.recover()
+        after_death = machine.host.snapshot()
+        assert _same(after_death, old) or _same(after_death, new), f"a mixture at point {point}"
+        seen.add(_same(after_death, new))
+        generation = machine.engine.current().info.generation
+        assert generation == (2 if _same(after_death, new) else 1)
+        assert isinstance(machine.engine.push(after), Committed | Unchanged)
+        assert _same(machine.host.snapshot(), new)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_power_cut_at_any_step_boots_the_old_revision_or_the_new_one(
+    tmp_path: Path, change: str
+) -> None:
+    before, after = CHANGES[change]
+    count, old, new = _points(tmp_path, before, after)
+    for point in range(1, count + 1):
+        machine = Machine(tmp_path / str(point))
+        machine.engine.push(before)
+        machine.host.points.clear()
+        machine.host.deaths = [str(point)]
+        with pytest.raises(Died):
+            machine.engine.push(after)
+        machine.reboot()
+        assert any(_same(machine.host.snapshot(), whole) for whole in (old, new)), point
+        assert machine.engine.recover() is None
+
+
+def test_death_while_rolling_back_rolls_back(tmp_path: Path) -> None:
+    for point in range(1, 40):
+        machine = Machine(tmp_path / str(point))
+        machine.engine.push(router(1))
+        old = machine.host.snapshot()
+        machine.host.failing_probes = {"dnsmasq.service"}
+        machine.host.points.clear()
+        machine.host.deaths = [str(point)]
+        try:
+            machine.engine.push(with_services(2))
+        except Died:
+            machine.engine = machine.start()
+            machine.engine.recover()
+        assert _same(machine.host.snapshot(), old), point
+
+
+def _same(one: Observed, other: Observed) -> bool:
+    """Equal in all that traffic could notice; a unit that never ran is one that does not run."""
+    running = [{u for u, s in o.units.items() if s.running} for o in (one, other)]
+    return running[0] == running[1] and replace(one, units={}) == replace(other, units={})
+
+
+# -- unreadable state --------------------------------------------------------------------------
+
+
+def test_broken_state_falls_back_to_the_newest_whole_revision(machine: Machine) -> None:
+    machine.engine.push(with_forward(1))
+    before = machine.host.snapshot()
+    for content in (b"", b"{", b"[]", b'{"current": 1, "flux": 2}', b"\x00" * 64):
+        (machine.folder / "state.json").write_bytes(content)
+        machine.reboot()
+        assert machine.host.snapshot() == before
+
+
+def test_broken_revision_falls_back_to_the_one_before(machine: Machine) -> None:
+    machine.engine.push(with_forward(1))
+    before = machine.host.snapshot()
+    machine.engine.push(with_forward(2, port=81))
+    path = machine.folder / "revisions" / "3.json"
+    path.write_bytes(path.read_bytes().replace(b"10.1.1.10", b"10.1.1.11"))
+    machine.reboot()
+    assert machine.host.snapshot() == before
+
+
+def test_only_the_last_revisions_are_kept(machine: Machine) -> None:
+    for generation in range(1, 15):
+        machine.engine.push(with_forward(generation, port=80 + generation))
+    numbers = [info.number for info in machine.engine.revisions()]
+    assert len(numbers) == 10
+    assert numbers[0] == 15

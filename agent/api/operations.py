@@ -1,0 +1,381 @@
+"""What each path of the endpoint does: one method for each operation of the table of routes.
+
+Values in, values out: Flask is not known here, and neither is a socket.
+"""
+
+import functools
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent.api import answers, openapi, problems, routes, show, status
+from agent.api.answers import Blob, Changed, Drift, LegacyRules, Log, Planned, timestamp
+from agent.api.ports import Engine, Machine
+from agent.api.problems import Refusal
+from agent.api.routes import Route
+from agent.api.show import ServiceRow
+from agent.document import json as strict_json
+from agent.document.document import canonical, schema
+from agent.engine.errors import NothingApplied
+from agent.engine.model import Outcome
+from agent.engine.plan import describe
+from agent.engine.store import Revision
+from agent.services import discover
+
+ETAG = re.compile(r'\s*((?:W/)?)"([^"]*)"\s*(?:,|$)')
+SHA256 = re.compile(r"[0-9a-f]{64}")
+# Units of the agent itself: their logs can be read, but nobody restarts them from here.
+OWN_UNIT = re.compile(r"sysvm-[a-z]+\.(?:service|timer)")
+WORST_LOG = 10_000  # lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request: its route, what its path and query say, its header and its body."""
+
+    route: Route
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    client: str = ""
+
+    @property
+    def dry_run(self) -> bool:
+        return self.query.get("dry_run", "0") in {"1", "true"}
+
+    @property
+    def changes(self) -> bool:
+        """Does it change something? Then it leaves a line in the log."""
+        return self.route.changes and not self.dry_run
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer that is not a problem: bytes as they are, anything else as JSON."""
+
+    content: object
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Operations:
+    """The endpoint on one engine and one machine; `now` is seconds since the epoch."""
+
+    def __init__(self, engine: Engine, machine: Machine, now: Callable[[], float]) -> None:
+        self._engine = engine
+        self._machine = machine
+        self._now = now
+        self._last: status.LastChange | None = None
+
+    def answer(self, call: Call) -> Response:
+        """Do what the route's operation says. Raises Refusal and the errors that it foresees."""
+        check_query(call)
+        operation: Callable[[Call], Response] = getattr(self, call.route.operation)
+        return operation(call)
+
+    def note(self, call: Call, path: str, result: str, detail: str) -> None:
+        """Remember how a change ended, for the status."""
+        self._last = status.LastChange(
+            at=timestamp(self._now()) or "",
+            request=f"{call.route.method} {path}",
+            client=call.client,
+            result=result,
+            detail=detail,
+        )
+
+    # -- the document -----------------------------------------------------------------------
+
+    def get_document(self, call: Call) -> Response:
+        current = self._engine.current()
+        etag = f'"{current.info.digest}"'
+        wanted = call.headers.get("If-None-Match", "")
+        if wanted.strip() == "*" or current.info.digest in (d for _, d in ETAG.findall(wanted)):
+            return Response(b"", 304, {"ETag": etag})
+        headers = {"ETag": etag, "Content-Type": "application/json"}
+        return Response(canonical(current.document.value), headers=headers)
+
+    def put_document(self, call: Call) -> Response:
+        if_match, wait = self._if_match(call), confirm_within(call)
+        if call.dry_run:
+            return self._planned(call, if_match, patch=False)
+        return self._change(
+            lambda: self._engine.push(call.body, if_match=if_match, confirm_within=wait)
+        )
+
+    def patch_document(self, call: Call) -> Response:
+        kind = call.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind == "application/json-patch+json":
+            raise Refusal(problems.UNSUPPORTED_MEDIA, "a JSON Patch (RFC 6902) is not known here")
+        if_match, wait = self._if_match(call), confirm_within(call)
+        if if_match is None:
+            raise Refusal(problems.PRECONDITION_REQUIRED, "the patch has no If-Match")
+        if call.dry_run:
+            return self._planned(call, if_match, patch=True)
+        return self._change(
+            lambda: self._engine.patch(call.body, if_match=if_match, confirm_within=wait)
+        )
+
+    def _planned(self, call: Call, if_match: str | None, *, patch: bool) -> Response:
+        plan = self._engine.plan(call.body, patch=patch, if_match=if_match)
+        return Response(Planned(describe(plan)))
+
+    def _change(self, act: Callable[[], Outcome]) -> Response:
+        first = self._engine.state().current is None
+        began = time.monotonic()
+        outcome = act()
+        duration = time.monotonic() - began
+        answer = answers.changed(outcome, self._engine, duration=duration, now=self._now())
+        headers = {
+            "ETag": f'"{answer.digest}"',
+            "Content-Location": f"/v1/revisions/{answer.revision}",
+        }
+        return Response(answer, _status(answer, first=first), headers)
+
+    def _if_match(self, call: Call) -> str | None:
+        """The digest that has to run: of several, the one that does, if any."""
+        header = call.headers.get("If-Match")
+        if header is None:
+            return None
+        if header.strip() == "*":
+            return "*"
+        tags = [f"{weak}{digest}" for weak, digest in ETAG.findall(header)]
+        if not tags or ETAG.sub("", header).strip():
+            raise Refusal(problems.BAD_REQUEST, "If-Match is not an ETag: a digest in quotes")
+        current = self._current()
+        running = current.info.digest if current else ""
+        return running if running in tags else tags[0]
+
+    def _current(self) -> Revision | None:
+        try:
+            return self._engine.current()
+        except NothingApplied:
+            return None
+
+    # -- blobs ------------------------------------------------------------------------------
+
+    def put_blob(self, call: Call) -> Response:
+        name = _blob_name(call)
+        digest = hashlib.sha256(call.body).hexdigest()
+        if digest != name:
+            raise Refusal(problems.DIGEST_MISMATCH, f"the SHA-256 of the body is {digest}")
+        new = self._machine.put_blob(name, call.body)
+        return Response(Blob(name, len(call.body)), 201 if new else 200)
+
+    def get_blob(self, call: Call) -> Response:
+        content = self._machine.blob(_blob_name(call))
+        if content is None:
+            raise Refusal(problems.NO_SUCH_BLOB, f"no blob {call.path['sha256']}")
+        headers = {"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}
+        return Response(content, headers=headers)
+
+    # -- revisions --------------------------------------------------------------------------
+
+    def get_revisions(self, _: Call) -> Response:
+        state, now = self._engine.state(), self._now()
+        rows = tuple(answers.revision_row(i, state, now) for i in self._engine.revisions())
+        return Response(
+            answers.Revisions(
+                current=state.current,
+                confirmed=state.confirmed,
+                deadline=timestamp(state.deadline) if state.provisional else None,
+                seconds_left=answers.seconds_left(state, now),
+                revisions=rows,
+            )
+        )
+
+    def get_revision(self, call: Call) -> Response:
+        revision = self._engine.revision(_number(call))
+        row = answers.revision_row(revision.info, self._engine.state(), self._now())
+        return Response(answers.RevisionWithDocument(row, revision.document.value))
+
+    def confirm(self, call: Call) -> Response:
+        return self._change(lambda: self._engine.confirm(_number(call)))
+
+    def roll_back(self, call: Call) -> Response:
+        revision = rollback_target(call.body)
+        return self._change(lambda: self._engine.roll_back(revision))
+
+    # -- the machine ------------------------------------------------------------------------
+
+    def get_status(self, _: Call) -> Response:
+        current = self._current()
+        return Response(
+            status.status(
+                facts=self._machine.facts(),
+                state=self._engine.state(),
+                current=current,
+                drift=status.has_drifted(self._engine) if current else None,
+                services=self._services(),
+                interfaces=self._interfaces(current),
+                last=self._last,
+                now=self._now(),
+            )
+        )
+
+    def get_drift(self, _: Call) -> Response:
+        plan = describe(self._engine.drift())
+        return Response(Drift(bool(plan), plan))
+
+    def get_legacy_rules(self, _: Call) -> Response:
+        return Response(LegacyRules(self._machine.legacy_rules()))
+
+    def delete_legacy_rules(self, _: Call) -> Response:
+        return Response(LegacyRules(self._machine.remove_legacy_rules()))
+
+    # -- services ---------------------------------------------------------------------------
+
+    def get_services(self, _: Call) -> Response:
+        return Response(self._services())
+
+    def restart_service(self, call: Call) -> Response:
+        unit = _owned_unit(call)
+        if unit not in self._wanted_units():
+            raise Refusal(problems.NOT_WANTED, f"{unit} is not wanted")
+        self._machine.restart(unit)
+        report = self._machine.units([unit])
+        return Response(show.services([unit], report)[0])
+
+    def get_log(self, call: Call) -> Response:
+        unit = _unit(call)
+        if unit not in owned_units() and not OWN_UNIT.fullmatch(unit):
+            raise _no_such_unit(unit)
+        lines = call.query.get("lines", "100")
+        if not re.fullmatch("[0-9]{1,5}", lines) or not 1 <= int(lines) <= WORST_LOG:
+            raise Refusal(problems.BAD_REQUEST, f"lines is a number from 1 to {WORST_LOG}")
+        return Response(Log(unit, self._machine.log(unit, int(lines))))
+
+    def _services(self) -> tuple[ServiceRow, ...]:
+        return show.services(self._wanted_units(), self._machine.units(owned_units()))
+
+    def _wanted_units(self) -> frozenset[str]:
+        try:
+            return frozenset(self._engine.desired().units)
+        except NothingApplied:
+            return frozenset()
+
+    # -- show -------------------------------------------------------------------------------
+
+    def show_interfaces(self, _: Call) -> Response:
+        return Response(self._interfaces(self._current()))
+
+    def _interfaces(self, current: Revision | None) -> tuple[show.InterfaceRow, ...]:
+        if current is None:
+            return ()
+        return show.interfaces(
+            current.document.site, self._engine.desired(), self._engine.observed()
+        )
+
+    def show_routes(self, _: Call) -> Response:
+        return Response(show.routes(self._engine.desired(), self._engine.observed()))
+
+    def show_rules(self, _: Call) -> Response:
+        return Response(show.rules(self._engine.desired(), self._engine.counters()))
+
+    def show_nat(self, _: Call) -> Response:
+        return Response(show.nat(self._engine.desired(), self._engine.counters()))
+
+    def show_load_balancer(self, _: Call) -> Response:
+        return Response(show.load_balancer(self._machine.balancer()))
+
+    def show_dhcp(self, _: Call) -> Response:
+        return Response(show.dhcp(self._engine.desired().leases, self._machine.leases()))
+
+    def show_dns(self, _: Call) -> Response:
+        return Response(show.dns(self._engine.current().document))
+
+    # -- descriptions -----------------------------------------------------------------------
+
+    def get_schema(self, _: Call) -> Response:
+        return Response(schema(), headers={"Content-Type": "application/schema+json"})
+
+    def get_openapi(self, _: Call) -> Response:
+        return Response(openapi.description())
+
+    def get_problems(self, _: Call) -> Response:
+        return Response(tuple(problems.KINDS.values()))
+
+    def get_problem(self, call: Call) -> Response:
+        kind = problems.KINDS.get(call.path["name"])
+        if kind is None:
+            raise Refusal(problems.UNKNOWN_PATH, "no problem has this name")
+        return Response(kind)
+
+
+def check_query(call: Call) -> None:
+    """Refuse what the route does not know: a misspelt `dry_run` must not change anything."""
+    known = {parameter.name: parameter for parameter in call.route.query}
+    for name, value in call.query.items():
+        if name not in known:
+            hint = f"known are {', '.join(known)}" if known else "this path knows none"
+            raise Refusal(problems.BAD_REQUEST, f"the query has {name[:40]!r}; {hint}")
+        allowed: Sequence[str] | None = known[name].schema.get("enum")
+        if allowed is not None and value not in allowed:
+            raise Refusal(problems.BAD_REQUEST, f"{name} is one of {', '.join(allowed)}")
+
+
+def confirm_within(call: Call) -> float | None:
+    """Seconds that the change may wait for its confirm, or None for a change that stays."""
+    text = call.query.get("confirm_within")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 1 <= seconds <= routes.LONGEST_WAIT:
+        message = f"confirm_within is a number of seconds from 1 to {routes.LONGEST_WAIT}"
+        raise Refusal(problems.BAD_REQUEST, message)
+    return seconds
+
+
+def rollback_target(body: bytes) -> int | None:
+    """The revision that the body of a roll back names, if it names one."""
+    value = strict_json.loads(body) if body.strip() else {}
+    if isinstance(value, dict) and value.keys() <= {"revision"}:
+        revision = value.get("revision")
+        if revision is None or (type(revision) is int and revision >= 0):
+            return revision
+    raise Refusal(problems.BAD_REQUEST, 'the body is {} or {"revision": 7}')
+
+
+@functools.cache
+def owned_units() -> tuple[str, ...]:
+    """Every unit that some service could want."""
+    return tuple(sorted({unit for service in discover().values() for unit in service.UNITS}))
+
+
+def _unit(call: Call) -> str:
+    name = call.path["unit"]
+    return name if "." in name else f"{name}.service"
+
+
+def _owned_unit(call: Call) -> str:
+    unit = _unit(call)
+    if unit not in owned_units():
+        raise _no_such_unit(unit)
+    return unit
+
+
+def _no_such_unit(unit: str) -> Refusal:
+    return Refusal(problems.NO_SUCH_UNIT, f"no unit {unit[:80]!r} of ours")
+
+
+def _number(call: Call) -> int:
+    return int(call.path["number"])
+
+
+def _blob_name(call: Call) -> str:
+    name = call.path["sha256"]
+    if not SHA256.fullmatch(name):
+        raise Refusal(problems.BAD_REQUEST, "a blob's name is 64 digits of 0-9 and a-f")
+    return name
+
+
+def _status(answer: Changed, *, first: bool) -> int:
+    if answer.result == "provisional":
+        return 202
+    return 201 if first and answer.result == "committed" else 200

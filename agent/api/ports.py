@@ -1,0 +1,160 @@
+"""What the endpoint stands on: the engine, and what else it asks of the machine.
+
+Two protocols, so that the tests can put others behind them. `agent.engine.transaction.Engine`
+and `agent.system.machine.LinuxMachine` are the real ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.engine.model import Count, CounterKey, Desired, Observed, Outcome, Plan
+from agent.engine.store import Revision, RevisionInfo, State
+
+
+class Engine(Protocol):
+    """The transaction. Raises InvalidDocument, HostFull and what agent.engine.errors has."""
+
+    def push(
+        self, data: bytes, *, if_match: str | None = None, confirm_within: float | None = None
+    ) -> Outcome:
+        """Make the machine what this whole document says."""
+
+    def patch(
+        self, data: bytes, *, if_match: str | None, confirm_within: float | None = None
+    ) -> Outcome:
+        """Make the machine what the document says after this merge patch (RFC 7396)."""
+
+    def plan(self, data: bytes, *, patch: bool = False, if_match: str | None = None) -> Plan:
+        """What a push or a patch would do; nothing is done."""
+
+    def confirm(self, revision: int) -> Outcome:
+        """Keep a provisional revision."""
+
+    def roll_back(self, revision: int | None = None, *, if_unconfirmed: bool = False) -> Outcome:
+        """Apply an earlier revision again: the one before where none is named."""
+
+    def state(self) -> State:
+        """Which revision runs."""
+
+    def revisions(self) -> tuple[RevisionInfo, ...]:
+        """Those that are kept, newest first."""
+
+    def revision(self, number: int) -> Revision:
+        """One of them, with its document."""
+
+    def current(self) -> Revision:
+        """The one that runs. Raises NothingApplied."""
+
+    def drift(self) -> Plan:
+        """What it would take to be what was asked for; empty when nothing has drifted."""
+
+    def counters(self) -> Mapping[CounterKey, Count]:
+        """What each rule has counted since it first was."""
+
+    def observed(self) -> Observed:
+        """What is on the machine and ours."""
+
+    def desired(self) -> Desired:
+        """What the running revision wants. Raises NothingApplied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the machine and the agent's process are like at this moment."""
+
+    hostname: str
+    uptime: float  # seconds since the machine booted
+    agent_uptime: float  # seconds
+    agent_memory: int  # bytes that are the agent's own
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReport:
+    """A systemd unit and its main process."""
+
+    active: str  # active, inactive, failed, activating ...
+    sub: str = ""
+    main_pid: int = 0
+    uptime: float | None = None  # seconds since its main process started
+    memory: int | None = None  # bytes, of the main process
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpLease:
+    """A lease that dnsmasq has given out."""
+
+    mac: str
+    address: str
+    name: str  # what the guest calls itself, or empty
+    expires: float | None  # seconds since the epoch; None for never
+
+
+@dataclass(frozen=True, slots=True)
+class BalancerRow:
+    """One line of haproxy's statistics: a listener, or a server behind it."""
+
+    listener: str
+    server: str  # FRONTEND and BACKEND for the listener's own two lines
+    status: str  # UP, DOWN, DRAIN, MAINT, OPEN, no check
+    weight: int | None
+    sessions: int  # now
+    total_sessions: int
+    bytes_in: int
+    bytes_out: int
+    check: str  # the last health check's result
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyRule:
+    """A rule in the legacy tables, which filter beside ours; nobody of ours makes them."""
+
+    family: int
+    table: str
+    chain: str
+    rule: str
+
+
+class MachineFailed(Exception):
+    """The machine did not do, or did not tell, what it was asked."""
+
+    retryable = True
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what}: {reason}")
+        self.what = what
+        self.reason = reason
+
+
+class Machine(Protocol):
+    """The machine outside the engine's transactions. Raises MachineFailed; HostFull for blobs."""
+
+    def facts(self) -> Facts:
+        """The machine and the agent's process."""
+
+    def units(self, names: Sequence[str]) -> Mapping[str, UnitReport]:
+        """How these units are."""
+
+    def restart(self, unit: str) -> None:
+        """Restart a unit, and return when systemd has done it."""
+
+    def log(self, unit: str, lines: int) -> tuple[str, ...]:
+        """The last lines of a unit's journal, oldest first."""
+
+    def leases(self) -> tuple[DhcpLease, ...]:
+        """DHCP leases given out; none where no DHCP server runs."""
+
+    def balancer(self) -> tuple[BalancerRow, ...]:
+        """The load balancer's statistics; none where none runs."""
+
+    def legacy_rules(self) -> tuple[LegacyRule, ...]:
+        """Rules that somebody made in the legacy tables."""
+
+    def remove_legacy_rules(self) -> tuple[LegacyRule, ...]:
+        """Remove them; returns those that were there."""
+
+    def put_blob(self, sha256: str, content: bytes) -> bool:
+        """Keep a blob, durably; was it new? Raises HostFull."""
+
+    def blob(self, sha256: str) -> bytes | None:
+        """A blob's content, or None where there is none of that name."""

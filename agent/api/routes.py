@@ -1,0 +1,326 @@
+"""Every path of the endpoint, in one table: Flask's routes and /v1/openapi.json are made of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.api import problems as p
+from agent.api.answers import (
+    Blob,
+    Changed,
+    Drift,
+    LegacyRules,
+    Log,
+    Planned,
+    Revisions,
+    RevisionWithDocument,
+)
+from agent.api.ports import BalancerRow
+from agent.api.problems import Kind
+from agent.api.show import DhcpRow, DnsRow, InterfaceRow, NatRow, RouteRow, RuleRow, ServiceRow
+from agent.api.status import Status
+
+LONGEST_DOCUMENT = 16 * 1024 * 1024  # bytes
+LONGEST_BLOB = 4 * 1024 * 1024  # bytes
+LONGEST_WAIT = 3600  # seconds that a provisional revision may wait for its confirm
+
+DOCUMENT = {"$ref": "/v1/schema"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A part of the path, the query or the header."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a request carries."""
+
+    media_type: str
+    schema: Mapping[str, Any]
+    description: str
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A success: its status and what is in it (a type of ours, a JSON Schema, or bytes)."""
+
+    status: int
+    description: str
+    content: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method of one path; `operation` is the name of the function that answers it."""
+
+    method: str
+    path: str
+    operation: str
+    summary: str
+    replies: tuple[Reply, ...]
+    kinds: tuple[Kind, ...] = ()
+    path_parameters: tuple[Parameter, ...] = ()
+    query: tuple[Parameter, ...] = ()
+    headers: tuple[Parameter, ...] = ()
+    body: Body | None = None
+    longest: int = LONGEST_DOCUMENT  # bytes of body
+
+    @property
+    def changes(self) -> bool:
+        """Does it change something? Then it leaves a line in the log."""
+        return self.method not in {"GET", "HEAD"}
+
+
+FLAG = {"type": "string", "enum": ["0", "1", "false", "true"], "default": "0"}
+DRY_RUN = Parameter("dry_run", FLAG, "1: answer with the plan, and do nothing.")
+CONFIRM_WITHIN = Parameter(
+    "confirm_within",
+    {"type": "number", "minimum": 1, "maximum": LONGEST_WAIT},
+    "Seconds: unless it is confirmed within them, the change is undone, even when the agent is "
+    "dead.",
+)
+LINES = Parameter(
+    "lines", {"type": "integer", "minimum": 1, "maximum": 10000, "default": 100}, "How many."
+)
+IF_MATCH = Parameter(
+    "If-Match",
+    {"type": "string", "examples": ['"0123…"']},
+    "The ETag of the document that the change was made for; 412 if another one runs.",
+)
+IF_MATCH_NEEDED = Parameter(IF_MATCH.name, IF_MATCH.schema, IF_MATCH.description, required=True)
+REVISION = Parameter(
+    "number", {"type": "integer", "minimum": 0}, "The revision's number.", required=True
+)
+SHA256 = Parameter(
+    "sha256",
+    {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    "The content's SHA-256, in lower-case hexadecimal.",
+    required=True,
+)
+UNIT = Parameter(
+    "unit", {"type": "string"}, "A systemd unit, with or without `.service`.", required=True
+)
+
+CHANGE_KINDS = (
+    p.NOT_JSON, p.BAD_REQUEST, p.STALE_GENERATION, p.GENERATION_CONFLICT, p.AWAITING_CONFIRM,
+    p.PRECONDITION_FAILED, p.TOO_LARGE, p.UNSUPPORTED_MEDIA, p.REFUSED, p.DID_NOT_HOLD,
+    p.ROLLED_BACK, p.DEGRADED, p.UNREADABLE_STATE, p.BUSY, p.FULL,
+)  # fmt: skip
+BACK_KINDS = (p.ROLLED_BACK, p.DEGRADED, p.UNREADABLE_STATE, p.BUSY, p.FULL)
+
+CHANGE_REPLIES = (
+    Reply(200, "It runs; or, for a dry run, what would be done.", Changed | Planned),
+    Reply(202, "It runs, and is undone unless it is confirmed.", Changed),
+)
+
+
+def _rows(name: str, row: Any, summary: str, *kinds: Kind) -> Route:
+    return Route(
+        method="GET",
+        path=f"/v1/show/{name}",
+        operation=f"show_{name.replace('-', '_')}",
+        summary=summary,
+        replies=(Reply(200, "Rows.", tuple[row, ...]),),
+        kinds=kinds,
+    )
+
+
+def _get(path: str, operation: str, summary: str, content: Any, *kinds: Kind) -> Route:
+    return Route(
+        method="GET",
+        path=path,
+        operation=operation,
+        summary=summary,
+        replies=(Reply(200, "It.", content),),
+        kinds=kinds,
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/v1/document",
+        operation="get_document",
+        summary="The document that runs, in canonical form; the ETag is its SHA-256.",
+        replies=(Reply(200, "The document.", DOCUMENT), Reply(304, "You have it already.")),
+        kinds=(p.NOTHING_APPLIED, p.UNREADABLE_STATE),
+    ),
+    Route(
+        method="PUT",
+        path="/v1/document",
+        operation="put_document",
+        summary="Become what this document says, or stay what it was.",
+        replies=(*CHANGE_REPLIES, Reply(201, "It runs; it is the first one.", Changed)),
+        kinds=CHANGE_KINDS,
+        query=(DRY_RUN, CONFIRM_WITHIN),
+        headers=(IF_MATCH,),
+        body=Body("application/json", DOCUMENT, "The whole document."),
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/document",
+        operation="patch_document",
+        summary="Change some of the document: a merge patch (RFC 7396), applied as a whole.",
+        replies=CHANGE_REPLIES,
+        kinds=(*CHANGE_KINDS, p.NOTHING_APPLIED, p.PRECONDITION_REQUIRED),
+        query=(DRY_RUN, CONFIRM_WITHIN),
+        headers=(IF_MATCH_NEEDED,),
+        body=Body(
+            "application/merge-patch+json",
+            {"type": "object"},
+            "What changes; null removes a member. `generation` belongs in it.",
+        ),
+    ),
+    Route(
+        method="PUT",
+        path="/v1/blobs/{sha256}",
+        operation="put_blob",
+        summary="Upload what a document names by its SHA-256, such as a guest's user data.",
+        replies=(Reply(200, "It was there.", Blob), Reply(201, "It is there now.", Blob)),
+        kinds=(p.BAD_REQUEST, p.TOO_LARGE, p.UNSUPPORTED_MEDIA, p.DIGEST_MISMATCH, p.FULL),
+        path_parameters=(SHA256,),
+        body=Body("application/octet-stream", {}, "The content, at most 4 MiB."),
+        longest=LONGEST_BLOB,
+    ),
+    Route(
+        method="GET",
+        path="/v1/blobs/{sha256}",
+        operation="get_blob",
+        summary="A blob; HEAD says whether it is there.",
+        replies=(Reply(200, "The content.", bytes),),
+        kinds=(p.BAD_REQUEST, p.NO_SUCH_BLOB),
+        path_parameters=(SHA256,),
+    ),
+    _get(
+        "/v1/revisions",
+        "get_revisions",
+        "The revisions that are kept.",
+        Revisions,
+        p.UNREADABLE_STATE,
+    ),
+    Route(
+        method="GET",
+        path="/v1/revisions/{number}",
+        operation="get_revision",
+        summary="A revision with its document.",
+        replies=(Reply(200, "The revision.", RevisionWithDocument),),
+        kinds=(p.NO_SUCH_REVISION, p.UNREADABLE_STATE),
+        path_parameters=(REVISION,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/revisions/{number}/confirm",
+        operation="confirm",
+        summary="Keep a provisional revision.",
+        replies=(Reply(200, "It stays.", Changed),),
+        kinds=(p.NO_SUCH_REVISION, p.NOT_PROVISIONAL, *BACK_KINDS),
+        path_parameters=(REVISION,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/rollback",
+        operation="roll_back",
+        summary="Go back to an earlier revision; to the one before where none is named.",
+        replies=(Reply(200, "It runs again.", Changed),),
+        kinds=(
+            p.NOT_JSON,
+            p.BAD_REQUEST,
+            p.NO_SUCH_REVISION,
+            p.NOTHING_APPLIED,
+            p.REFUSED,
+            p.AWAITING_CONFIRM,
+            p.DID_NOT_HOLD,
+            *BACK_KINDS,
+        ),
+        body=Body(
+            "application/json",
+            {
+                "type": "object",
+                "properties": {"revision": {"type": "integer", "minimum": 0}},
+                "additionalProperties": False,
+            },
+            "Which revision.",
+            required=False,
+        ),
+    ),
+    _get("/v1/status", "get_status", "The VM on one screen.", Status, p.UNREADABLE_STATE),
+    _get(
+        "/v1/drift",
+        "get_drift",
+        "How the machine differs from what was asked for.",
+        Drift,
+        p.NOTHING_APPLIED,
+        p.BUSY,
+    ),
+    _get(
+        "/v1/legacy-rules",
+        "get_legacy_rules",
+        "Rules that somebody made in the legacy tables, which filter beside ours.",
+        LegacyRules,
+        p.MACHINE_FAILED,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/legacy-rules",
+        operation="delete_legacy_rules",
+        summary="Remove those rules.",
+        replies=(Reply(200, "Those that were removed.", LegacyRules),),
+        kinds=(p.MACHINE_FAILED,),
+    ),
+    _get("/v1/schema", "get_schema", "The JSON Schema of a document.", {"type": "object"}),
+    _get("/v1/openapi.json", "get_openapi", "This description.", {"type": "object"}),
+    _get(
+        "/v1/problems",
+        "get_problems",
+        "Every type of problem that this endpoint answers with.",
+        tuple[Kind, ...],
+    ),
+    Route(
+        method="GET",
+        path="/v1/problems/{name}",
+        operation="get_problem",
+        summary="One type of problem: what it means and what to do next.",
+        replies=(Reply(200, "The type.", Kind),),
+        path_parameters=(Parameter("name", {"type": "string"}, "Its name.", required=True),),
+    ),
+    _get(
+        "/v1/services",
+        "get_services",
+        "The units of this VM's services.",
+        tuple[ServiceRow, ...],
+        p.MACHINE_FAILED,
+    ),
+    Route(
+        method="POST",
+        path="/v1/services/{unit}/restart",
+        operation="restart_service",
+        summary="Restart a unit that the document wants.",
+        replies=(Reply(200, "How it is now.", ServiceRow),),
+        kinds=(p.NO_SUCH_UNIT, p.NOT_WANTED, p.MACHINE_FAILED),
+        path_parameters=(UNIT,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/services/{unit}/logs",
+        operation="get_log",
+        summary="The last lines of a unit's journal.",
+        replies=(Reply(200, "The lines.", Log),),
+        kinds=(p.BAD_REQUEST, p.NO_SUCH_UNIT, p.MACHINE_FAILED),
+        path_parameters=(UNIT,),
+        query=(LINES,),
+    ),
+    _rows("interfaces", InterfaceRow, "Network interfaces and their addresses."),
+    _rows("routes", RouteRow, "Routes, wanted or there.", p.NOTHING_APPLIED),
+    _rows("rules", RuleRow, "Firewall rules and what they counted.", p.NOTHING_APPLIED),
+    _rows("nat", NatRow, "Translations of addresses.", p.NOTHING_APPLIED),
+    _rows("load-balancer", BalancerRow, "Listeners and their servers.", p.MACHINE_FAILED),
+    _rows("dhcp", DhcpRow, "Hosts and leases.", p.NOTHING_APPLIED, p.MACHINE_FAILED),
+    _rows("dns", DnsRow, "Names and upstream servers.", p.NOTHING_APPLIED),
+)

@@ -1,0 +1,138 @@
+"""Serve the endpoint on a Unix socket, by waitress, within limits.
+
+The socket is complete before it has its name: bound elsewhere, given its mode and its group, and
+renamed. A second start takes the name over at once, and nobody ever finds a socket that is open
+to everyone.
+"""
+
+import grp
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.server import create_server
+from waitress.task import ErrorTask, WSGITask
+
+from agent.api import problems
+from agent.api.app import PEER
+from agent.api.problems import Answer, Kind
+from agent.api.routes import LONGEST_DOCUMENT
+
+SOCKET = Path("/run/sysvm/control.sock")
+GROUP = "sysvm"
+
+THREADS = 4
+CONNECTIONS = 20
+IDLE = 30  # seconds after which a connection without a request is closed
+HEADER = 64 * 1024  # bytes
+
+
+def listen(path: Path, group: str | None = GROUP) -> socket.socket:
+    """A listening socket at `path`, for root and this group only; it replaces what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(temporary))
+    finally:
+        os.umask(mask)
+    if group is not None:
+        os.chown(temporary, -1, grp.getgrnam(group).gr_gid)
+    temporary.chmod(0o660)
+    listener.listen(128)
+    temporary.rename(path)
+    return listener
+
+
+class Server:
+    """The endpoint on a listening socket: `run` serves until another thread calls `stop`."""
+
+    def __init__(self, app: Any, listener: socket.socket) -> None:
+        self._stopping = False
+        # Bodies and answers stay in memory: a full disk must not keep anybody from asking why.
+        self._server = create_server(
+            app,
+            sockets=[listener],
+            threads=THREADS,
+            connection_limit=CONNECTIONS,
+            channel_timeout=IDLE,
+            max_request_body_size=LONGEST_DOCUMENT,
+            max_request_header_size=HEADER,
+            inbuf_overflow=2 * LONGEST_DOCUMENT,
+            outbuf_overflow=4 * LONGEST_DOCUMENT,
+            ident="sysvm",
+            clear_untrusted_proxy_headers=True,
+            expose_tracebacks=False,
+        )
+        self._server.channel_class = _Channel
+
+    def run(self) -> None:
+        """Serve; requests under way are finished before it returns."""
+        server = self._server
+        while not self._stopping:
+            wasyncore.loop(timeout=30, map=server._map, use_poll=True, count=1)  # noqa: SLF001 - waitress has no loop that can be stopped
+        server.task_dispatcher.shutdown()
+        for channel in list(server.active_channels.values()):
+            channel.handle_write()
+        wasyncore.close_all(server._map)  # noqa: SLF001 - as above
+
+    def stop(self) -> None:
+        """Have `run` return. May be called from any thread or a signal's handler."""
+        self._stopping = True
+        self._server.pull_trigger()
+
+
+def serve(app: Any, path: Path = SOCKET, group: str | None = GROUP) -> Server:
+    """The endpoint at `path`; the caller runs it."""
+    return Server(app, listen(path, group))
+
+
+class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types
+    def get_environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = super().get_environment()
+        environment[PEER] = peer(self.channel.socket)
+        return environment
+
+
+_KINDS: dict[int, Kind] = {
+    413: problems.TOO_LARGE,
+    431: problems.HEADERS_TOO_LARGE,
+    500: problems.UNEXPECTED,
+}
+
+
+class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
+    """What waitress itself refuses, in the form of everything else that is refused."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        kind = _KINDS.get(error.code, problems.BAD_REQUEST)
+        content = json.dumps(problems.body(Answer(kind, str(error.body)))).encode() + b"\n"
+        self.status = f"{kind.status} {error.reason}"
+        self.response_headers.append(("Content-Type", problems.MEDIA_TYPE))
+        self.set_close_on_finish()
+        self.content_length = len(content)
+        self.write(content)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+    task_class = _Task
+    error_task_class = _ErrorTask
+
+
+def peer(connection: socket.socket) -> str:
+    """The process at the other end of a Unix socket (SO_PEERCRED, unix(7))."""
+    try:
+        size = struct.calcsize("3i")
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    except OSError:
+        return "gone"
+    pid, uid, _ = struct.unpack("3i", credentials)
+    return f"uid {uid} pid {pid}"

@@ -1,0 +1,291 @@
+"""What the VM has and does, as rows: wanted, observed and counted, joined.
+
+All pure; the endpoint collects what they need.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from agent.api.answers import timestamp
+from agent.api.ports import BalancerRow, DhcpLease, UnitReport
+from agent.document.document import Document
+from agent.document.site import Site
+from agent.engine import firewall
+from agent.engine.model import (
+    Address,
+    Count,
+    CounterKey,
+    Desired,
+    Dnat,
+    Lease,
+    Link,
+    Observed,
+    Route,
+    Rule,
+    Snat,
+    Table,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceRow:
+    """A network interface."""
+
+    name: str
+    mac: str
+    role: str  # guest, control, public; empty where the document does not have it
+    up: bool
+    mtu: int
+    addresses: tuple[str, ...]
+    missing: tuple[str, ...]  # addresses that the document wants and the kernel has not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteRow:
+    """A route, wanted or there."""
+
+    destination: str
+    via: str | None
+    nic: str
+    table: int
+    owner: str
+    present: bool
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleRow:
+    """A firewall rule with what it counted since it first was."""
+
+    family: int
+    table: str
+    chain: str
+    number: int  # within its chain, from 1
+    rule: str  # in the language of iptables, without chain and comment
+    comment: str  # where in the document it comes from
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatRow:
+    """A translation of addresses."""
+
+    kind: str  # source, destination
+    family: int
+    nic: str | None
+    protocol: str | None
+    original: str  # what is translated: the packet's destination, or its source
+    translated: str
+    comment: str
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhcpRow:
+    """A host that DHCP knows: promised an address, or holding a lease, or both."""
+
+    mac: str
+    address: str
+    name: str
+    state: str  # leased, promised, dynamic (a lease that the document does not promise)
+    expires: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsRow:
+    """A name that the resolver answers for, or a server that it asks."""
+
+    kind: str  # record, upstream
+    name: str
+    value: str
+    source: str  # where in the document it comes from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRow:
+    """A unit of this VM's services."""
+
+    unit: str
+    wanted: bool
+    active: str
+    sub: str
+    main_pid: int
+    uptime: float | None  # seconds
+    memory: int | None  # bytes
+
+
+def services(wanted: Iterable[str], reports: Mapping[str, UnitReport]) -> tuple[ServiceRow, ...]:
+    """Units, those that are wanted first."""
+    names = frozenset(wanted)
+    return tuple(
+        ServiceRow(
+            unit=unit,
+            wanted=unit in names,
+            active=report.active,
+            sub=report.sub,
+            main_pid=report.main_pid,
+            uptime=report.uptime,
+            memory=report.memory,
+        )
+        for unit, report in sorted(reports.items(), key=lambda item: (item[0] not in names, item))
+    )
+
+
+def interfaces(
+    site: Site | None, desired: Desired | None, observed: Observed
+) -> tuple[InterfaceRow, ...]:
+    """Interfaces by name, with what they lack."""
+    links: dict[str, Link] = dict(desired.links) if desired else {}
+    links |= observed.links
+    roles = {mac: str(nic.role) for mac, nic in site.nics.items()} if site else {}
+    there = _by_nic(observed.addresses)
+    wanted = _by_nic(desired.addresses if desired else ())
+    return tuple(
+        InterfaceRow(
+            name=name,
+            mac=link.mac,
+            role=roles.get(link.mac, ""),
+            up=link.up and name in observed.links,
+            mtu=link.mtu,
+            addresses=tuple(there.get(name, ())),
+            missing=tuple(a for a in wanted.get(name, ()) if a not in there.get(name, ())),
+        )
+        for name, link in sorted(links.items())
+    )
+
+
+def _by_nic(addresses: Iterable[Address]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for address in sorted(addresses, key=lambda a: (a.interface.version, int(a.interface.ip))):
+        found.setdefault(address.nic, []).append(str(address.interface))
+    return found
+
+
+def routes(desired: Desired, observed: Observed) -> tuple[RouteRow, ...]:
+    """Routes by table and destination; those that should not be there too."""
+    wanted = {_route_key(route): route for route in desired.routes}
+    there = {_route_key(route): route for route in observed.routes}
+    return tuple(
+        RouteRow(
+            destination="default" if key[2] == 0 else str(route.destination),
+            via=None if route.via is None else str(route.via),
+            nic=route.nic,
+            table=route.table,
+            owner=wanted[key].owner if key in wanted else "",
+            present=key in there,
+            wanted=key in wanted,
+        )
+        for key, route in sorted((there | wanted).items())
+    )
+
+
+def _route_key(route: Route) -> tuple[int, int, int, int, str, str]:
+    network = route.destination
+    address = int(network.network_address)
+    return (network.version, route.table, network.prefixlen, address, str(route.via), route.nic)
+
+
+def rules(desired: Desired, counters: Mapping[CounterKey, Count]) -> tuple[RuleRow, ...]:
+    """Every rule in the order in which packets meet it, but for NAT's."""
+    numbers: Counter[tuple[int, str, str]] = Counter()
+    found = []
+    for rule in desired.rules:
+        place = rule.family, rule.table, rule.chain
+        numbers[place] += 1
+        if rule.table is Table.NAT:
+            continue
+        counted = _count(rule, counters)
+        found.append(
+            RuleRow(
+                family=int(rule.family),
+                table=str(rule.table),
+                chain=rule.chain,
+                number=numbers[place],
+                rule=_text(rule),
+                comment=rule.comment,
+                packets=counted.packets,
+                bytes=counted.bytes,
+            )
+        )
+    order = {table: place for place, table in enumerate(map(str, Table))}
+    found.sort(key=lambda row: (row.family, order[row.table], row.chain, row.number))
+    return tuple(found)
+
+
+def _text(rule: Rule) -> str:
+    return firewall.line(replace(rule, comment="")).removeprefix(f"-A {rule.chain} ")
+
+
+def _count(rule: Rule, counters: Mapping[CounterKey, Count]) -> Count:
+    key = CounterKey(rule.family, rule.table, rule.chain, rule.comment)
+    return counters.get(key, Count(0, 0))
+
+
+def nat(desired: Desired, counters: Mapping[CounterKey, Count]) -> tuple[NatRow, ...]:
+    """Translations: destinations first, then sources."""
+    return tuple(
+        sorted(_nat(desired, counters), key=lambda row: (row.kind, row.family, row.comment))
+    )
+
+
+def _nat(desired: Desired, counters: Mapping[CounterKey, Count]) -> Iterator[NatRow]:
+    for rule in desired.rules:
+        match rule.target:
+            case Dnat():
+                kind, nic, ports = "destination", rule.in_nic, rule.target.ports
+                original = str(rule.destination or rule.original_destination or "any")
+            case Snat():
+                kind, nic, ports = "source", rule.out_nic, None
+                original = str(rule.source or "any")
+            case _:
+                continue
+        counted = _count(rule, counters)
+        yield NatRow(
+            kind=kind,
+            family=int(rule.family),
+            nic=nic,
+            protocol=None if rule.protocol is None else str(rule.protocol),
+            original=original if rule.ports is None else f"{original} port {rule.ports}",
+            translated=f"{rule.target.address}" + (f" port {ports}" if ports else ""),
+            comment=rule.comment,
+            packets=counted.packets,
+            bytes=counted.bytes,
+        )
+
+
+def load_balancer(rows: Iterable[BalancerRow]) -> tuple[BalancerRow, ...]:
+    """haproxy's rows, each listener's own before its servers'."""
+    order = {"FRONTEND": 0, "BACKEND": 1}
+    return tuple(sorted(rows, key=lambda r: (r.listener, order.get(r.server, 2), r.server)))
+
+
+def dhcp(promised: Iterable[Lease], leases: Iterable[DhcpLease]) -> tuple[DhcpRow, ...]:
+    """Hosts by address."""
+    held = {(lease.mac, lease.address): lease for lease in leases}
+    promises = {(lease.mac, str(lease.address)) for lease in promised}
+    rows = [
+        DhcpRow(
+            mac=mac,
+            address=address,
+            name=held[mac, address].name if (mac, address) in held else "",
+            state=_lease_state((mac, address) in promises, (mac, address) in held),
+            expires=timestamp(held[mac, address].expires) if (mac, address) in held else None,
+        )
+        for mac, address in promises | held.keys()
+    ]
+    return tuple(sorted(rows, key=lambda row: (":" in row.address, int(ip_address(row.address)))))
+
+
+def _lease_state(promised: bool, held: bool) -> str:
+    if promised:
+        return "leased" if held else "promised"
+    return "dynamic"
+
+
+def dns(document: Document) -> tuple[DnsRow, ...]:
+    """Names and upstream servers, as the document has them."""
+    return ()

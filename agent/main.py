@@ -1,0 +1,163 @@
+"""Wires it all: the only module that knows every part.
+
+    python -m agent.main serve       the agent: recover, then answer on the control socket
+    python -m agent.main restore     at boot, before the network: the last confirmed revision
+    python -m agent.main expire N    by the confirm timer: roll revision N back if it still waits
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+from agent.document import boot as boot_configuration
+from agent.document.boot import BootConfig, InvalidBootConfig
+from agent.engine.errors import EngineError
+from agent.engine.host import HostFull, StepFailed
+from agent.engine.model import Degraded
+from agent.engine.plan import describe
+from agent.engine.store import Store
+from agent.engine.transaction import Engine
+from agent.system import credentials, lock
+from agent.system.clock import SystemClock
+from agent.system.files import Disk
+from agent.system.host import LinuxHost
+from agent.system.paths import Paths
+
+log = logging.getLogger("sysvm")
+
+LOCK_WAIT = 5.0  # seconds that a change waits for the one before it
+RESTORE_WAIT = 60.0  # seconds; at boot nobody else is about to finish sooner
+WATCH_INTERVAL = 30.0  # seconds between two looks for drift; counters are saved as often
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="sysvm-agent", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve")
+    commands.add_parser("restore")
+    expire = commands.add_parser("expire")
+    expire.add_argument("revision", type=int)
+    arguments = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    log.setLevel(logging.INFO)
+    logging.getLogger("agent").setLevel(logging.INFO)
+    match arguments.command:
+        case "restore":
+            return _restore()
+        case "expire":
+            return _expire(arguments.revision)
+        case _:
+            return _serve()
+
+
+def _boot_config() -> BootConfig | None:
+    """What this VM was told at boot. Where it cannot be understood, it stays closed."""
+    data = credentials.read(credentials.Credential.BOOT)
+    if data is None:
+        log.error("there is no boot configuration (credential sysvm.boot)")
+        return None
+    try:
+        return boot_configuration.parse(data)
+    except InvalidBootConfig as error:
+        for problem in error.problems:
+            log.error("boot configuration: %s", problem)
+        return None
+
+
+def _engine(host: LinuxHost, paths: Paths, wait: float) -> Engine:
+    @contextlib.contextmanager
+    def held() -> Iterator[None]:
+        with lock.held(paths.lock, wait):
+            yield
+
+    return Engine(host, Store(paths.state, Disk()), SystemClock(), held, _boot_config())
+
+
+def _restore() -> int:
+    paths = Paths()
+    with LinuxHost(paths, wait_for_units=False) as host:
+        try:
+            outcome = _engine(host, paths, RESTORE_WAIT).restore()
+        except (EngineError, HostFull, StepFailed) as error:
+            log.critical("the VM stays closed: %s", error)
+            return 1
+    if isinstance(outcome, Degraded):
+        log.critical("the VM stays closed: %s", outcome.cause)
+        return 0
+    return 0
+
+
+def _expire(revision: int) -> int:
+    paths = Paths()
+    with LinuxHost(paths) as host:
+        outcome = _engine(host, paths, RESTORE_WAIT).roll_back(revision, if_unconfirmed=True)
+    log.info("expire %d: %s", revision, type(outcome).__name__)
+    return 1 if isinstance(outcome, Degraded) else 0
+
+
+def _serve() -> int:
+    from agent.api.app import create_app
+    from agent.api.server import serve
+    from agent.system.machine import LinuxMachine
+
+    paths = Paths()
+    with LinuxHost(paths) as host:
+        engine = _engine(host, paths, LOCK_WAIT)
+        outcome = engine.recover()
+        if outcome is not None:
+            log.warning("recovered: %s", type(outcome).__name__)
+        stop = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(engine, stop), name="watch", daemon=True)
+        watcher.start()
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            app = create_app(engine, LinuxMachine(paths))
+            serve(app, paths.run / "control.sock", ready=lambda: _notify("READY=1"))
+        finally:
+            stop.set()
+            with contextlib.suppress(EngineError, HostFull, StepFailed):
+                engine.save_counters()
+    return 0
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise SystemExit(0)
+
+
+def _watch(engine: Engine, stop: threading.Event) -> None:
+    """Look for drift and keep the counters, as often as `WATCH_INTERVAL` says."""
+    known: tuple[str, ...] = ()
+    while not stop.wait(WATCH_INTERVAL):
+        try:
+            drift = describe(engine.drift())
+            engine.save_counters()
+        except (EngineError, HostFull, StepFailed) as error:
+            log.warning("cannot look for drift: %s", error)
+            continue
+        if drift != known:
+            for line in drift[:20]:
+                log.warning("drift: %s", line)
+            if not drift:
+                log.info("no drift any more")
+            known = drift
+
+
+def _notify(state: str) -> None:
+    """Tell systemd (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.sendto(state.encode(), address)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

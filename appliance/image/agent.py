@@ -47,13 +47,11 @@ def install_agent(root: Path, enter: Sequence[str] | None = None) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     if data.agent_source().is_dir():
         _copy(data.agent_source(), fresh)
-    run(
-        [*inside, f"/{PREFIX}/bin/python3", "-m", "compileall", "-q", "-j", "0"]
-        # The path that tracebacks show is the final one.
-        + ["--invalidation-mode", "unchecked-hash", "-s", f"/{SITE_PACKAGES}/.agent-new"]
-        + ["-p", f"/{SITE_PACKAGES}/agent", f"/{SITE_PACKAGES}/.agent-new"],
-        timeout=_TIMEOUT,
-    )
+    # The path that tracebacks show is the final one.
+    names = ("-s", f"/{SITE_PACKAGES}/.agent-new", "-p", f"/{SITE_PACKAGES}/agent")
+    quick = ("-q", "-j", "0", "--invalidation-mode", "unchecked-hash")
+    compiler = (*inside, f"/{PREFIX}/bin/python3", "-m", "compileall", *quick, *names)
+    run([*compiler, f"/{SITE_PACKAGES}/.agent-new"], timeout=_TIMEOUT)
     # An overlay cannot rename a folder of a lower layer, so it is removed, and not moved away.
     shutil.rmtree(package, ignore_errors=True)
     fresh.rename(package)
@@ -81,7 +79,9 @@ def _install_units(root: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         shutil.copyfile(source, target)
-        target.chmod(0o755 if os.access(source, os.X_OK) and source.stat().st_mode & 0o111 else 0o644)
+        target.chmod(
+            0o755 if os.access(source, os.X_OK) and source.stat().st_mode & 0o111 else 0o644
+        )
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text("".join(f"{name}\n" for name in sorted(now)))
     presets = units / "presets"

@@ -23,10 +23,9 @@ SITE_PACKAGES = PREFIX / f"lib/python{VERSION}/site-packages"
 SOURCES = ("python-iptables",)  # what has no wheel, for any Python
 
 _DOWNLOAD_TIMEOUT = 600.0
-_PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (41, 39, 36, 34, 31, 28, 17)) + (
-    "manylinux2014_x86_64",
-    "manylinux2010_x86_64",
-    "manylinux1_x86_64",
+_PLATFORMS = (
+    *(f"manylinux_2_{minor}_x86_64" for minor in (41, 39, 36, 34, 31, 28, 17)),
+    *("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"),
 )
 
 
@@ -82,7 +81,9 @@ def refresh_lock() -> tuple[str, ...]:
         pins = sorted(_pin(file) for file in folder.iterdir())
     finally:
         cache.forget("resolve", stamp)
-    head = "# Made by `sysvm image lock` from python-packages: versions and hashes, for Python 3.13.\n"
+    head = (
+        "# Made by `sysvm image lock` from python-packages: versions and hashes, for Python 3.13.\n"
+    )
     lock_file().write_text(head + "".join(f"{pin}\n" for pin in pins))
     return tuple(pin.partition(" ")[0] for pin in pins)
 
@@ -111,7 +112,15 @@ def _download_sources(what: Iterable[str], folder: Path) -> None:
 
 
 def _pip(arguments: list[str], folder: Path) -> None:
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
     try:
         run(
             [*argv, "--dest", str(folder), *arguments],

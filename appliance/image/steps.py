@@ -19,9 +19,9 @@ _COMPILE = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash")
 def in_private_mounts(step: str, *arguments: Path | str) -> None:
     """Run one of this module's steps in a process that has mounts of its own."""
     source = Path(__file__).resolve().parents[2]
+    private = ("unshare", "--mount", "--propagation", "private")
     run(
-        ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", __name__]
-        + [step, *map(str, arguments)],
+        [*private, sys.executable, "-m", __name__, step, *map(str, arguments)],
         timeout=TIMEOUT,
         env={"PYTHONPATH": str(source)},
     )
@@ -45,7 +45,9 @@ def venv(builder: Path, wheels: Path, scratch: Path) -> None:
     names = [f"/wheels/{path.name}" for path in wheels.glob("*.whl")]
     names += [f"/built/{path.name}" for path in (root / "built").glob("*.whl")]
     into = ("--python", "/opt/sysvm/bin/python3")
-    run([*chroot, *pip, *into, "install", *offline, "--no-compile", *sorted(names)], timeout=TIMEOUT)
+    run(
+        [*chroot, *pip, *into, "install", *offline, "--no-compile", *sorted(names)], timeout=TIMEOUT
+    )
     run([*chroot, *pip, *into, "check"], timeout=TIMEOUT)
     for tests in (root / "opt/sysvm/lib").glob("python*/site-packages/*/tests"):
         run(["rm", "-r", str(tests)], timeout=TIMEOUT)

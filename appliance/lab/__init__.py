@@ -1,10 +1,10 @@
 """A whole cloud on one machine: the system VM, guests, an internet, and management.
 
-    from appliance.lab import Lab
+from appliance.lab import Lab
 
-    with Lab.up(name="trial") as lab:
-        lab.vm.run(["ip", "-brief", "address"])
-        lab.guests["vm1"].dhcp()
+with Lab.up(name="trial") as lab:
+    lab.vm.run(["ip", "-brief", "address"])
+    lab.guests["vm1"].dhcp()
 """
 
 from typing import TYPE_CHECKING

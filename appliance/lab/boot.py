@@ -50,7 +50,7 @@ def main(path: str) -> None:
         ),
     ]
     argv = [*cgroup.enter(name), *argv]
-    os.execvpe(argv[0], argv, {**os.environ, **_ENVIRONMENT})
+    os.execvpe(argv[0], argv, {**os.environ, **_ENVIRONMENT})  # noqa: S606  # no shell is meant
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def enter(name: str) -> tuple[str, ...]:
 
 def members(name: str) -> tuple[int, ...]:
     """The processes in this container's control group and below it."""
-    pids = set()
+    pids: set[int] = set()
     for path in _folders(name):
         for procs in path.rglob("cgroup.procs"):
             pids.update(map(int, procs.read_text().split()))

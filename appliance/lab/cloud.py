@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -72,14 +71,12 @@ class Lab:
         layers = rootfs.layers(console=console)
         with _locked(name):
             if name in state.names():
-                raise ApplianceError(
-                    f"a lab {name} is up already", f"sysvm lab down --name {name}"
-                )
+                raise ApplianceError(f"a lab {name} is up already", f"sysvm lab down --name {name}")
             lab = cls._of(name, TOPOLOGIES[topology])
             try:
-                lab._create(layers.lowers, fault)
+                lab.create(layers.lowers, fault)
             except BaseException:
-                lab._remove()
+                lab.remove()
                 raise
         for vm in lab.vms.values():
             vm.wait_running()
@@ -131,7 +128,7 @@ class Lab:
     def down(self) -> None:
         """End it and remove every trace of it, however little of it there is."""
         with _locked(self.name):
-            self._remove()
+            self.remove()
 
     def __enter__(self) -> "Lab":
         return self
@@ -165,7 +162,8 @@ class Lab:
                     )
         return cls(name, topology, vms, guests, internets, managers)
 
-    def _create(self, lowers: tuple[Path, ...], fault: str | None) -> None:
+    def create(self, lowers: tuple[Path, ...], fault: str | None) -> None:
+        """Make and start all of it; the part of `up` that a failure undoes."""
         self.folder.mkdir(parents=True, mode=0o700)
         # First of all: whatever exists from here on can be found and taken down.
         state.write(self.folder / "lab.json", {"topology": self.topology.name})
@@ -183,7 +181,8 @@ class Lab:
         for internet in self.internets.values():
             internet.start()
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
+        """End and remove all of it; the part of `down` that the caller holds the lock for."""
         for vm in self.vms.values():
             vm.destroy()
         names = [network.namespace(self.name, node) for node in (*self.nodes, network.SWITCH)]
@@ -215,4 +214,4 @@ def _locked(name: str) -> Iterator[None]:
                 f"lab {name} is being brought up or down by another process", "wait for it"
             ) from error
         yield
-        os.unlink(lock.name)
+        Path(lock.name).unlink()

@@ -136,7 +136,6 @@ def open_socket(name: str, family: socket.AddressFamily, kind: socket.SocketKind
     return made[0]
 
 
-
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

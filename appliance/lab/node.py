@@ -1,6 +1,7 @@
 """What is plugged into a lab's networks besides the system VM: guests, internet, management."""
 
 import contextlib
+import hashlib
 import json
 import socket
 import ssl
@@ -124,9 +125,7 @@ class Node:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return exchange(sock, "GET", path, headers=headers, host=parts.netloc)
 
-    def curl(
-        self, url: str, *options: str, timeout: float = 10, check: bool = True
-    ) -> Completed:
+    def curl(self, url: str, *options: str, timeout: float = 10, check: bool = True) -> Completed:
         """Fetch a URL as a person would, names resolved as this node resolves them."""
         tools.need("curl")
         quiet = ("--silent", "--show-error", "--max-time", f"{timeout:g}")
@@ -146,7 +145,7 @@ class Node:
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         with self.open_socket(family, socket.SOCK_DGRAM) as sock:
             # dnspython waits for readability itself.
-            sock.setblocking(False)
+            sock.setblocking(False)  # noqa: FBT003  # its only parameter
             return dns.query.udp(dns.message.make_query(name, kind), server, timeout, sock=sock)
 
     def pings(self, address: str, *, count: int = 1, timeout: float = 1) -> bool:
@@ -351,13 +350,37 @@ class Manager(Node):
                 sock, method, path, body=content, headers={**kind, **(headers or {})}, host=host
             )
 
+    def push(
+        self,
+        document: bytes,
+        *,
+        dry_run: bool = False,
+        confirm_within: float | None = None,
+        timeout: float = 120,
+    ) -> Response:
+        """Push a whole document."""
+        query = {"dry_run": "1"} if dry_run else {}
+        if confirm_within is not None:
+            query["confirm_within"] = f"{confirm_within:g}"
+        path = "/v1/document" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        headers = {"Content-Type": "application/json"}
+        return self.request("PUT", path, body=document, headers=headers, timeout=timeout)
+
+    def upload(self, content: bytes) -> str:
+        """Upload a blob; its SHA-256, by which a document names it. Raises ApplianceError."""
+        name = hashlib.sha256(content).hexdigest()
+        answer = self.request("PUT", f"/v1/blobs/{name}", body=content)
+        if answer.status >= 400:
+            raise ApplianceError(f"the blob was not taken: {answer.text}")
+        return name
+
     @contextlib.contextmanager
-    def _tls(
-        self, context: ssl.SSLContext, host: str, timeout: float
-    ) -> Iterator[ssl.SSLSocket]:
-        with self.connect(host, self.vm_port, timeout=timeout) as plain:
-            with context.wrap_socket(plain, server_hostname=host) as secure:
-                yield secure
+    def _tls(self, context: ssl.SSLContext, host: str, timeout: float) -> Iterator[ssl.SSLSocket]:
+        with (
+            self.connect(host, self.vm_port, timeout=timeout) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            yield secure
 
 
 def _lease(given: Mapping[str, str]) -> Lease:

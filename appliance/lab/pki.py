@@ -1,6 +1,6 @@
 """The keys of a lab's management: its authority, its server and its clients, good and bad."""
 
-import datetime
+import datetime as dt
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 MANAGER = "sysvm-manager"
 
-_DAY = datetime.timedelta(days=1)
+_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Authority:
         *,
         addresses: Iterable[str] = (),
         names: Iterable[str] = (),
-        valid: tuple[datetime.timedelta, datetime.timedelta] = (-_DAY, 365 * _DAY),
+        valid: tuple[dt.timedelta, dt.timedelta] = (-_DAY, 365 * _DAY),
     ) -> Identity:
         """A certificate for a client and server of this name, valid between two times from now.
 
@@ -218,8 +218,8 @@ def _authority_key(subject_key: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyI
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key)
 
 
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -97,8 +97,8 @@ class Datagram(socketserver.DatagramRequestHandler):
         self.wfile.write(Settings.answer(client) + received)
 
 
-class _Both:
-    """IPv4 and IPv6 on one socket; a burst of connections waits rather than being refused."""
+class WebServer(socketserver.ThreadingTCPServer):
+    """HTTP and bare TCP, IPv4 and IPv6; a burst of connections waits rather than being refused."""
 
     address_family = socket.AF_INET6
     allow_reuse_address = True
@@ -106,12 +106,11 @@ class _Both:
     daemon_threads = True
 
 
-class WebServer(_Both, socketserver.ThreadingTCPServer):
-    """HTTP and bare TCP."""
+class DatagramServer(socketserver.ThreadingUDPServer):
+    """UDP, IPv4 and IPv6."""
 
-
-class DatagramServer(_Both, socketserver.ThreadingUDPServer):
-    """UDP."""
+    address_family = socket.AF_INET6
+    daemon_threads = True
 
 
 def main() -> None:

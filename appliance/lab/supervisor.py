@@ -7,10 +7,11 @@ network name space: nothing that the kernel knew survives, as on real hardware.
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.lab import cgroup, network
-from appliance.lab.process import Identity, Popen, spawn
+from appliance.lab.process import Identity, spawn
 from appliance.lab.state import Container, Status
 from appliance.lab.topologies import TOPOLOGIES
 from appliance.lab.wait import TookTooLong, wait_until
@@ -22,56 +23,62 @@ _LEADER_TIMEOUT = 30.0  # seconds until nspawn has made the container's first pr
 def supervise(container: Container) -> None:
     """Boot the container and stay until it is off."""
     settings = container.settings()
-    name = network.namespace(settings.lab, settings.node)
     nics = TOPOLOGIES[settings.topology].nodes[settings.node].nics
-    me = Identity.of(os.getpid())
-    boots = container.status().boots
-    again = True
-    while again:
+    while True:
+        # The ports of the boot before may still be there.
         network.unplug(settings.lab, settings.node, nics)
         network.plug(settings.lab, settings.node, nics, up=False)
-        source = Path(__file__).resolve().parents[2]
-        nspawn = spawn(
-            ["unshare", "--mount", "--propagation", "slave"]
-            + [sys.executable, "-m", "appliance.lab.boot", str(container.path)],
-            output=container.console,
-            env={"PYTHONPATH": str(source)},
-        )
-        identity = Identity.of(nspawn.pid)
-        boots += 1
-        container.report(Status(boots - 1, me, identity, None))
-        try:
-            leader = wait_until(lambda: _leader(nspawn), _LEADER_TIMEOUT, "the container's systemd")
-        except TookTooLong:
-            nspawn.kill()
-        else:
-            if leader.pid:
-                container.report(Status(boots, me, identity, leader))
-        again = nspawn.wait() == _REBOOT
-        container.report(Status(boots, me, None, None))
-        cgroup.remove(name)
+        ended = _boot(container)
+        cgroup.remove(network.namespace(settings.lab, settings.node))
+        if ended != _REBOOT:
+            break
     network.unplug(settings.lab, settings.node, nics)
-    container.report(Status(boots, None, None, None))
+    container.report(Status(container.status().boots))
 
 
-def _leader(nspawn: "Popen[bytes]") -> Identity | None:
-    """The container's PID 1, once it is systemd; an identity without a number if nspawn ended."""
-    if nspawn.poll() is not None:
-        return Identity(0, 0)
-    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
+def _boot(container: Container) -> int:
+    """Boot it once, and stay until that boot is over; nspawn's exit code."""
+    boots = container.status().boots
+    me = Identity.of(os.getpid())
+    source = Path(__file__).resolve().parents[2]
+    private = ("unshare", "--mount", "--propagation", "slave")
+    nspawn = spawn(
+        [*private, sys.executable, "-m", "appliance.lab.boot", str(container.path)],
+        output=container.console,
+        env={"PYTHONPATH": str(source)},
+    )
+    identity = Identity.of(nspawn.pid)
+    container.report(Status(boots, me, identity))
+    found: list[Identity] = []
+
+    def started() -> bool:
+        found.extend(_leaders(nspawn.pid))
+        return bool(found) or nspawn.poll() is not None
+
     try:
-        pids = children.read_text().split()
-    except FileNotFoundError:
-        return None
+        wait_until(started, _LEADER_TIMEOUT, "the container's systemd")
+    except TookTooLong:
+        nspawn.kill()
+    if found:
+        container.report(Status(boots + 1, me, identity, found[0]))
+    return nspawn.wait()
+
+
+def _leaders(nspawn: int) -> Iterator[Identity]:
+    """The container's PID 1, once it is systemd."""
+    try:
+        pids = Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return
     for pid in pids:
         try:
             status = Path(f"/proc/{pid}/status").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        if fields["Name"] == "systemd" and fields["NSpid"].split()[-1] == "1":
-            return Identity.of(int(pid))
-    return None
+        leader = Identity.of(int(pid))
+        if fields["Name"] == "systemd" and fields["NSpid"].split()[-1] == "1" and leader:
+            yield leader
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.system.run import CommandFailed, Completed, run
+from appliance import data
 from appliance.errors import ApplianceError
+from appliance.image import base
 from appliance.image.agent import install_agent
 from appliance.lab import cgroup, network
 from appliance.lab.http import Response, exchange, payload
@@ -26,6 +28,7 @@ from appliance.lab.wait import TookTooLong, wait_until
 CONTROL_SOCKET = "run/sysvm/control.sock"
 BOOT_CREDENTIAL = "sysvm.boot"
 FAULT_CREDENTIAL = "sysvm.fault"
+AGENT_UNIT = "sysvm-agent.service"
 
 _TIMEOUT = 30.0
 _BOOT_TIMEOUT = 60.0
@@ -212,8 +215,10 @@ class SystemVM:
         install_agent(self.root, self.argv([]))
         self.run(["systemctl", "daemon-reload"])
         self.run(["systemd-tmpfiles", "--create"], check=False)
-        self.run(["systemctl", "try-restart", "sysvm-*.service"])
-        self.run(["systemctl", "start", "default.target"])
+        presets = data.units() / "presets"
+        for unit in base.listed(presets) if presets.exists() else ():
+            # What has closed or restored the VM at boot has done its work: only the agent is new.
+            self.run(["systemctl", "restart" if unit == AGENT_UNIT else "start", unit])
 
     def destroy(self) -> None:
         """End everything of it, and remove what it had outside its folder."""

@@ -11,9 +11,7 @@ class TookTooLong(AssertionError):
     """What was waited for did not come about in time."""
 
 
-def wait_until(
-    predicate: Callable[[], T], timeout: float, what: str, *, every: float = 0.02
-) -> T:
+def wait_until(predicate: Callable[[], T], timeout: float, what: str, *, every: float = 0.02) -> T:
     """Call `predicate` until what it returns is true, and return that.
 
     Raises TookTooLong after `timeout` seconds, naming `what` was waited for.

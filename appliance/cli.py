@@ -1,0 +1,48 @@
+"""`sysvm`: everything outside the VM."""
+
+import json
+import sys
+
+import typer
+from rich.console import Console
+
+from agent.system.run import CommandFailed
+from appliance.errors import ApplianceError
+from appliance.image.cli import app as image
+from appliance.lab.cli import app as lab
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Build system VMs, try them in a lab, and drive them.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(lab, name="lab", help=lab.info.help)
+app.add_typer(image, name="image", help=image.info.help)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a document."""
+    from agent.document.document import schema as document_schema
+
+    json.dump(document_schema(), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def main() -> None:
+    """Run the command line; what went wrong is said in a line or two."""
+    try:
+        app()
+    except ApplianceError as error:
+        _say(error.what, error.hint)
+    except CommandFailed as error:
+        _say(str(error), "")
+
+
+def _say(what: str, hint: str) -> None:
+    console = Console(stderr=True, highlight=False)
+    console.print(f"sysvm: {what}", style="red", markup=False)
+    if hint:
+        console.print(f"  {hint}", markup=False)
+    raise SystemExit(1)

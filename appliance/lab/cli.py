@@ -1,0 +1,216 @@
+"""`sysvm lab`: boot a cloud, look around in it, push to it, take it down."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agent.system.run import ENVIRONMENT
+from appliance.errors import ApplianceError
+from appliance.lab.cloud import DEFAULT, Lab
+from appliance.lab.http import Response
+from appliance.lab.topologies import TOPOLOGIES
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
+console = Console(highlight=False)
+
+Name = Annotated[str, typer.Option("--name", "-n", help="Which lab; several can be up at once.")]
+Vm = Annotated[str, typer.Argument(help="Which system VM.")]
+
+
+@app.command()
+def up(
+    name: Name = DEFAULT,
+    topology: Annotated[
+        str, typer.Option(help=f"What to boot: {', '.join(TOPOLOGIES)}.")
+    ] = "router",
+    fault: Annotated[
+        str | None, typer.Option(help="Where the agent is to fail on purpose, for tests.")
+    ] = None,
+) -> None:
+    """Boot a lab: the system VM from its real root file system, guests, internet, management.
+
+    The first run builds the root file system (a minute or two); later ones take a second.
+    """
+    lab = Lab.up(topology, name=name, fault=fault, console=console)
+    _ready(lab)
+    console.print(f"lab {name} is up: {', '.join([*lab.vms, *lab.nodes])}")
+    suffix = "" if name == DEFAULT else f" --name {name}"
+    console.print(f"  push a document   sysvm lab push{suffix} examples/router.json")
+    console.print(f"  look around       sysvm lab shell{suffix} {next(iter(lab.vms))}")
+    console.print(f"  take it down      sysvm lab down{suffix}")
+
+
+@app.command()
+def down(
+    name: Name = DEFAULT,
+    everything: Annotated[bool, typer.Option("--all", help="Every lab of this machine.")] = False,
+) -> None:
+    """Take a lab down, however little of it is up; nothing of it stays behind."""
+    for lab in Lab.all() if everything else (Lab.find(name),):
+        lab.down()
+        console.print(f"lab {lab.name} is down")
+
+
+@app.command()
+def status() -> None:
+    """Show the labs of this machine and what their VMs say of themselves."""
+    labs = Lab.all()
+    if not labs:
+        console.print("no lab is up; `sysvm lab up` boots one")
+        return
+    table = Table("lab", "node", "is", "boots", "document", box=None, pad_edge=False)
+    for lab in labs:
+        for vm in lab.vms.values():
+            state = "running" if vm.running else "off"
+            told = _document(lab, vm.name) if vm.running else ""
+            table.add_row(lab.name, vm.name, state, str(vm.status.boots), told)
+        for node in lab.nodes.values():
+            addresses = node.run(["ip", "-brief", "-4", "address", "show", "scope", "global"])
+            found = [line.split()[2:] for line in addresses.text.splitlines()]
+            shown = " ".join(address for entry in found for address in entry)
+            table.add_row(lab.name, node.name, shown or "no address", "", "")
+    console.print(table)
+
+
+@app.command()
+def shell(
+    node: Annotated[str, typer.Argument(help="vm, vm1, vm2, internet or management.")] = "vm",
+    name: Name = DEFAULT,
+) -> None:
+    """Open a shell in a system VM, a guest, the internet or management."""
+    lab = Lab.find(name)
+    inside = lab.vms.get(node) or lab.nodes.get(node)
+    if inside is None:
+        raise ApplianceError(
+            f"no {node} in lab {name}", f"one of {', '.join([*lab.vms, *lab.nodes])}"
+        )
+    argv = inside.argv(["bash"])
+    prompt = {"PS1": f"{name}:{node} \\w# ", "TERM": os.environ.get("TERM", "linux")}
+    os.execvpe(argv[0], argv, {**ENVIRONMENT, "HOME": "/root", **prompt})  # noqa: S606
+
+
+@app.command()
+def push(
+    file: Annotated[Path, typer.Argument(help="The document, JSON.", exists=True, dir_okay=False)],
+    name: Name = DEFAULT,
+    confirm_within: Annotated[
+        int | None,
+        typer.Option(help="Undo it unless it is confirmed within so many seconds."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only show what would be done.")] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--next", help="Push with the next generation, whatever the file says."),
+    ] = False,
+    blob: Annotated[
+        list[Path] | None, typer.Option(help="A file that the document names by its SHA-256.")
+    ] = None,
+) -> None:
+    """Push a document as management does: over mutual TLS, from the control network."""
+    lab = Lab.find(name)
+    for path in blob or ():
+        lab.manager.upload(path.read_bytes())
+    body = file.read_bytes()
+    if again:
+        document = json.loads(body)
+        current = lab.manager.request("GET", "/v1/document")
+        before = current.json()["generation"] if current.status == 200 else 0
+        body = json.dumps({**document, "generation": before + 1}).encode()
+    answer = lab.manager.push(body, dry_run=dry_run, confirm_within=confirm_within)
+    explain(answer)
+    if answer.status >= 400:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reload(name: Name = DEFAULT) -> None:
+    """Install the agent as it is in the source tree into the running VMs, and restart it."""
+    lab = Lab.find(name)
+    for vm in lab.vms.values():
+        vm.reload()
+    _ready(lab)
+    console.print(f"lab {name} runs the agent as it is in the source tree")
+
+
+@app.command()
+def reboot(vm: Vm = "vm", name: Name = DEFAULT) -> None:
+    """Restart a system VM in an orderly way."""
+    _vm(name, vm).reboot()
+    console.print(f"{vm} is up again")
+
+
+@app.command("pull-plug")
+def pull_plug(vm: Vm = "vm", name: Name = DEFAULT) -> None:
+    """Switch a system VM off in the middle of whatever it does."""
+    _vm(name, vm).pull_plug()
+    console.print(f"{vm} is off; `sysvm lab start` switches it on again")
+
+
+@app.command()
+def start(vm: Vm = "vm", name: Name = DEFAULT) -> None:
+    """Switch a system VM on again."""
+    _vm(name, vm).start()
+    console.print(f"{vm} is up")
+
+
+def explain(answer: Response) -> None:
+    """Print what the agent answered to a change, for a person."""
+    value: dict[str, Any] = answer.json() if answer.body else {}
+    if answer.status >= 400:
+        console.print(f"[red]{value.get('title', 'refused')}[/red]", f"(HTTP {answer.status})")
+        problems = value.get("problems", [])
+        if not problems and value.get("detail"):
+            console.print(f"  {value['detail']}", markup=False)
+        for problem in problems:
+            console.print(f"  {problem['path'] or '/'}: {problem['message']}", markup=False)
+            if problem["hint"]:
+                console.print(f"      {problem['hint']}", markup=False)
+        if value.get("hint"):
+            console.print(value["hint"], markup=False)
+        return
+    if "result" in value:
+        console.print(
+            f"[green]{value['result']}[/green]: revision {value['revision']}, generation "
+            f"{value['generation']}, {value['duration_ms']} ms"
+        )
+    plan = value.get("plan", [])
+    for line in plan:
+        console.print(f"  {line}", markup=False)
+    if not plan and value.get("result") != "unchanged":
+        console.print("  nothing to do")
+    for warning in value.get("warnings", []):
+        console.print(f"[yellow]{warning}[/yellow]")
+    if value.get("confirm"):
+        console.print(f"confirm it until {value['deadline']}: sysvmctl confirm")
+
+
+def _ready(lab: Lab) -> None:
+    for vm in lab.vms.values():
+        vm.wait_ready()
+
+
+def _vm(name: str, vm: str) -> Any:
+    lab = Lab.find(name)
+    if vm not in lab.vms:
+        raise ApplianceError(f"no system VM {vm} in lab {name}", f"one of {', '.join(lab.vms)}")
+    return lab.vms[vm]
+
+
+def _document(lab: Lab, vm: str) -> str:
+    try:
+        answer = lab.vms[vm].request("GET", "/v1/status", timeout=5)
+    except OSError:
+        return "the agent does not answer"
+    value = answer.json()
+    if answer.status >= 400:
+        return str(value.get("title"))
+    running = value.get("running")
+    if running is None:
+        return "none yet"
+    told = f"revision {running['revision']}, generation {running['generation']}, {running['state']}"
+    return f"{told}, DEGRADED" if value.get("degraded") else told

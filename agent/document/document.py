@@ -139,8 +139,9 @@ def schema() -> Mapping[str, Any]:
         for key, definition in part.pop("$defs", {}).items():
             _define(definitions, key, definition)
         if part.get("type") == "object":
-            _define(definitions, part["title"], part)
-            part = {"$ref": f"#/$defs/{part['title']}"}
+            title = "".join(word.capitalize() for word in name.split("_"))
+            _define(definitions, title, part | {"title": title})
+            part = {"$ref": f"#/$defs/{title}"}
         properties[name] = part
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

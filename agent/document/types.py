@@ -132,6 +132,8 @@ _ADDRESS_CLASSES = (
 
 
 def _without_host_bits(value: str) -> str | None:
+    if "/" not in value:
+        return None
     try:
         return str(ipaddress.ip_network(value, strict=False))
     except ValueError:

@@ -1,0 +1,362 @@
+"""An engine and a machine in memory, with real values, for the endpoint and the command line."""
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import flask
+
+from agent.api.app import create_app
+from agent.api.ports import BalancerRow, DhcpLease, Facts, LegacyRule, UnitReport
+from agent.document.document import (
+    Document,
+    InvalidDocument,
+    canonical,
+    merge,
+    parse,
+    parse_value,
+)
+from agent.document.json import NotJson, loads
+from agent.engine.errors import (
+    GenerationConflict,
+    NoSuchRevision,
+    NothingApplied,
+    NotProvisional,
+    PreconditionFailed,
+    StaleGeneration,
+)
+from agent.engine.model import (
+    ACCEPT,
+    AddAddress,
+    Address,
+    Committed,
+    Count,
+    CounterKey,
+    Desired,
+    Dnat,
+    Family,
+    Lease,
+    Link,
+    Observed,
+    Outcome,
+    Plan,
+    Protocol,
+    Provisional,
+    Route,
+    Rule,
+    Snat,
+    Table,
+    Unchanged,
+    Unit,
+    UnitState,
+)
+from agent.engine.model import Ports as PortRange
+from agent.engine.store import Revision, RevisionInfo, State
+
+NOW = 1_800_000_000.0
+BLOB = b"#cloud-config\n"
+
+ADDRESS = Address("eth2", IPv4Interface("203.0.113.5/24"))
+PLAN = Plan((AddAddress(ADDRESS),))
+
+
+def value(generation: int = 1, hostname: str = "vm1") -> dict[str, object]:
+    """A small document."""
+    return {
+        "schema": 1,
+        "generation": generation,
+        "role": "router",
+        "site": {
+            "hostname": hostname,
+            "nics": {
+                "02:00:4c:00:00:01": {"role": "guest", "addresses": {"10.1.1.1/24": {}}},
+                "02:00:4c:00:00:03": {"role": "public", "addresses": {"203.0.113.5/24": {}}},
+            },
+        },
+    }
+
+
+def document(generation: int = 1, hostname: str = "vm1") -> bytes:
+    return canonical(value(generation, hostname))
+
+
+LINKS = {
+    "eth0": Link("eth0", "02:00:4c:00:00:01", 1500, up=True),
+    "eth2": Link("eth2", "02:00:4c:00:00:03", 1500, up=True),
+}
+DEFAULT = Route(IPv4Network("0.0.0.0/0"), IPv4Address("203.0.113.1"), "eth2", owner="site")
+RULES = (
+    Rule(
+        family=Family.V4, table=Table.FILTER, chain="INPUT", target=ACCEPT, owner="baseline",
+        comment="sysvm: established", states=("ESTABLISHED", "RELATED"),
+    ),
+    Rule(
+        family=Family.V4, table=Table.FILTER, chain="INPUT", target=ACCEPT, owner="firewall",
+        comment="/firewall/ingress/203.0.113.5/web", protocol=Protocol.TCP,
+        ports=PortRange(8000, 8100), source=IPv4Network("198.51.100.0/24"), in_nic="eth2",
+    ),
+    Rule(
+        family=Family.V4, table=Table.NAT, chain="PREROUTING",
+        target=Dnat(IPv4Address("10.1.1.10"), PortRange(22, 22)), owner="nat",
+        comment="/nat/forwards/ssh", protocol=Protocol.TCP, ports=PortRange(2222, 2222),
+        destination=IPv4Network("203.0.113.5/32"),
+    ),
+    Rule(
+        family=Family.V4, table=Table.NAT, chain="POSTROUTING",
+        target=Snat(IPv4Address("203.0.113.5")), owner="nat", comment="/nat/source_address",
+        source=IPv4Network("10.1.1.0/24"), out_nic="eth2",
+    ),
+)  # fmt: skip
+COUNTS = {CounterKey(Family.V4, Table.FILTER, "INPUT", "sysvm: established"): Count(12, 3456)}
+LEASES = frozenset(
+    {
+        Lease("02:00:4c:00:01:0a", IPv4Address("10.1.1.10")),
+        Lease("02:00:4c:00:01:0b", IPv4Address("10.1.1.11")),
+    }
+)
+DESIRED = Desired(
+    files={},
+    objects={},
+    blobs=frozenset(),
+    units={"haproxy.service": Unit("haproxy.service")},
+    owned_units=frozenset({"haproxy.service", "dnsmasq.service"}),
+    links=LINKS,
+    addresses=frozenset({Address("eth0", IPv4Interface("10.1.1.1/24")), ADDRESS}),
+    routes=frozenset({DEFAULT}),
+    policy_rules=frozenset(),
+    sysctls={},
+    sets={},
+    chains=(),
+    rules=RULES,
+    connections={},
+    leases=LEASES,
+    commands=(),
+    probes=(),
+)
+OBSERVED = Observed(
+    links=LINKS,
+    addresses=frozenset({Address("eth0", IPv4Interface("10.1.1.1/24"))}),
+    routes=frozenset({DEFAULT, Route(IPv4Network("192.0.2.0/24"), None, "eth0")}),
+    policy_rules=frozenset(),
+    sysctls={},
+    sets={},
+    firewall={},
+    units={"haproxy.service": UnitState("active")},
+    files={},
+)
+
+
+class FakeEngine:
+    """Documents in memory. `fails` is raised, and `ends` returned, by the next change."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Revision] = {}
+        self.now = NOW
+        self.fails: Exception | None = None
+        self.ends: Outcome | None = None
+        self.drifted = Plan(())
+        self.calls: list[str] = []
+        self._state = State()
+        self._lock = threading.Lock()
+
+    # changing
+
+    def push(
+        self, data: bytes, *, if_match: str | None = None, confirm_within: float | None = None
+    ) -> Outcome:
+        with self._lock:
+            self._begin("push")
+            self._match(if_match)
+            return self._apply(parse(data), "push", confirm_within)
+
+    def patch(
+        self, data: bytes, *, if_match: str | None, confirm_within: float | None = None
+    ) -> Outcome:
+        with self._lock:
+            self._begin("patch")
+            self._match(if_match)
+            return self._apply(self._merged(data), "patch", confirm_within)
+
+    def plan(self, data: bytes, *, patch: bool = False, if_match: str | None = None) -> Plan:
+        self._begin("plan")
+        self._match(if_match)
+        _ = self._merged(data) if patch else parse(data)
+        return PLAN
+
+    def confirm(self, revision: int) -> Outcome:
+        self._begin("confirm")
+        if not self._state.provisional or self._state.current != revision:
+            raise NotProvisional(revision)
+        self._state = replace(self._state, confirmed=revision, deadline=None)
+        return Committed(revision, Plan(()))
+
+    def roll_back(self, revision: int | None = None, *, if_unconfirmed: bool = False) -> Outcome:
+        self._begin("roll_back")
+        if revision is None:
+            earlier = [n for n in self.kept if n < (self._state.current or 0)]
+            if not earlier:
+                raise NoSuchRevision(None)
+            revision = max(earlier)
+        again = self.revision(revision).document
+        number = self._keep(again, "rollback", revision)
+        self._state = replace(self._state, current=number, confirmed=number, deadline=None)
+        return Committed(number, PLAN)
+
+    # asking
+
+    def state(self) -> State:
+        return self._state
+
+    def revisions(self) -> tuple[RevisionInfo, ...]:
+        return tuple(self.kept[number].info for number in sorted(self.kept, reverse=True))
+
+    def revision(self, n: int) -> Revision:
+        if n not in self.kept:
+            raise NoSuchRevision(n)
+        return self.kept[n]
+
+    def current(self) -> Revision:
+        if self._state.current is None:
+            raise NothingApplied
+        return self.kept[self._state.current]
+
+    def drift(self) -> Plan:
+        self.current()
+        return self.drifted
+
+    def counters(self) -> Mapping[CounterKey, Count]:
+        return COUNTS
+
+    def observed(self) -> Observed:
+        self.current()
+        return OBSERVED
+
+    def desired(self) -> Desired:
+        self.current()
+        return DESIRED
+
+    # inside
+
+    def degrade(self, why: str) -> None:
+        self._state = replace(self._state, degraded=why)
+
+    def _begin(self, call: str) -> None:
+        self.calls.append(call)
+        if self.fails is not None:
+            error, self.fails = self.fails, None
+            raise error
+
+    def _match(self, wanted: str | None) -> None:
+        digest = self.current().info.digest if self._state.current else ""
+        if wanted is not None and (wanted not in {"*", digest} or not digest):
+            raise PreconditionFailed(wanted, digest)
+
+    def _merged(self, data: bytes) -> Document:
+        try:
+            change = loads(data)
+        except NotJson as error:
+            raise InvalidDocument([error.problem]) from error
+        return parse_value(merge(self.current().document.value, change))
+
+    def _apply(self, new: Document, cause: str, wait: float | None) -> Outcome:
+        if self.ends is not None:
+            outcome, self.ends = self.ends, None
+            return outcome
+        state = self._state
+        if new.generation < state.generation:
+            raise StaleGeneration(new.generation, state.generation)
+        if new.generation == state.generation and new.digest != state.digest:
+            raise GenerationConflict(new.generation, new.digest, state.digest)
+        if state.current and self.current().info.digest == new.digest:
+            return Unchanged(state.current)
+        number = self._keep(new, cause)
+        self._state = replace(
+            self._state,
+            current=number,
+            confirmed=state.confirmed if wait else number,
+            deadline=self.now + wait if wait else None,
+            generation=new.generation,
+            digest=new.digest,
+        )
+        if wait:
+            return Provisional(number, wait, PLAN)
+        return Committed(number, PLAN, ("haproxy.service was down before",))
+
+    def _keep(self, new: Document, cause: str, origin: int | None = None) -> int:
+        number = self._state.last + 1
+        self._state = replace(self._state, last=number)
+        info = RevisionInfo(number, new.generation, new.digest, self.now - 60, cause, origin)
+        self.kept[number] = Revision(info, new)
+        return number
+
+
+class FakeMachine:
+    """A machine whose blobs, leases and units are what a test says."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.fails: Exception | None = None
+        self.restarted: list[str] = []
+        self.legacy: tuple[LegacyRule, ...] = (
+            LegacyRule(4, "filter", "INPUT", "-p tcp --dport 22 -j ACCEPT"),
+        )
+        self.lines: tuple[str, ...] = ("2026-11-22T10:00:00+0000 vm1 haproxy[7]: ready",)
+
+    def facts(self) -> Facts:
+        return Facts("booted", 86_400.0, 3600.0, 31 * 1024 * 1024)
+
+    def units(self, names: Sequence[str]) -> Mapping[str, UnitReport]:
+        return {name: UnitReport("active", "running", 77, 3600.0, 6 * 2**20) for name in names}
+
+    def restart(self, unit: str) -> None:
+        self._begin()
+        self.restarted.append(unit)
+
+    def log(self, unit: str, lines: int) -> tuple[str, ...]:
+        self._begin()
+        return self.lines[-lines:]
+
+    def leases(self) -> tuple[DhcpLease, ...]:
+        return (
+            DhcpLease("02:00:4c:00:01:0a", "10.1.1.10", "web", NOW + 3600),
+            DhcpLease("02:00:4c:00:01:99", "10.1.1.99", "", None),
+        )
+
+    def balancer(self) -> tuple[BalancerRow, ...]:
+        return (
+            BalancerRow("web", "vm2", "DOWN", 1, 0, 9, 900, 9000, "L4CON"),
+            BalancerRow("web", "FRONTEND", "OPEN", None, 1, 20, 2000, 20000, ""),
+        )
+
+    def legacy_rules(self) -> tuple[LegacyRule, ...]:
+        self._begin()
+        return self.legacy
+
+    def remove_legacy_rules(self) -> tuple[LegacyRule, ...]:
+        removed, self.legacy = self.legacy, ()
+        return removed
+
+    def put_blob(self, sha256: str, content: bytes) -> bool:
+        self._begin()
+        new = sha256 not in self.blobs
+        self.blobs[sha256] = content
+        return new
+
+    def blob(self, sha256: str) -> bytes | None:
+        return self.blobs.get(sha256)
+
+    def _begin(self) -> None:
+        if self.fails is not None:
+            error, self.fails = self.fails, None
+            raise error
+
+
+def app(engine: FakeEngine, machine: FakeMachine) -> flask.Flask:
+    """The endpoint on both, with a clock that stands still."""
+    return create_app(engine, machine, now=lambda: NOW)
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

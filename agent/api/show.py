@@ -19,6 +19,8 @@ from agent.engine.model import (
     CounterKey,
     Desired,
     Dnat,
+    IPAddress,
+    IPNetwork,
     Lease,
     Link,
     Observed,
@@ -237,10 +239,10 @@ def _nat(desired: Desired, counters: Mapping[CounterKey, Count]) -> Iterator[Nat
         match rule.target:
             case Dnat():
                 kind, nic, ports = "destination", rule.in_nic, rule.target.ports
-                original = str(rule.destination or rule.original_destination or "any")
+                original = _network(rule.destination or rule.original_destination)
             case Snat():
                 kind, nic, ports = "source", rule.out_nic, None
-                original = str(rule.source or "any")
+                original = _network(rule.source)
             case _:
                 continue
         counted = _count(rule, counters)
@@ -255,6 +257,11 @@ def _nat(desired: Desired, counters: Mapping[CounterKey, Count]) -> Iterator[Nat
             packets=counted.packets,
             bytes=counted.bytes,
         )
+
+
+def _network(network: IPNetwork | IPAddress | None) -> str:
+    """A network, as an address where it is a single one."""
+    return "any" if network is None else str(network).removesuffix("/32").removesuffix("/128")
 
 
 def load_balancer(rows: Iterable[BalancerRow]) -> tuple[BalancerRow, ...]:

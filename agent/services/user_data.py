@@ -235,11 +235,9 @@ def render(section: Section, context: Context) -> Artifacts:
     keys = _keys(section)
     lookups = _Lookups()
     top = lookups.object(f"{LISTING}\n{USER_DATA}\n")
-    guests = [
-        (str(address), section.guests[address]) for address in sorted(section.guests, key=int)
-    ]
+    guests = [(address, section.guests[address]) for address in sorted(section.guests, key=int)]
     for address, guest in guests:
-        lookups.add(address, guest)
+        lookups.add(str(address), guest)
     conf = fill(
         "user_data/apache2.conf",
         witness=_WITNESS.decode(),

@@ -1,0 +1,118 @@
+"""The reference of the document, written from its JSON Schema: docs/document.md."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.document.document import schema
+
+INTRODUCTION = """\
+# The document
+
+<!-- Generated from the types by `make docs`; a test fails when it is stale. Do not edit. -->
+
+Management pushes one JSON document; the VM becomes what it says, or stays what it was. This page
+lists every field. The same as JSON Schema: `sysvmctl schema`, `sysvm schema`, `GET /v1/schema`.
+
+Collections are maps keyed by identity (a MAC address, an address, an id of your choosing), so
+that a merge patch (RFC 7396) can change one entry. Addresses have one spelling: IPv6 in lower
+case and shortest form, networks without host bits, MAC addresses in lower case with colons.
+"""
+
+
+def markdown() -> str:
+    """The whole page."""
+    definitions: Mapping[str, Any] = schema()["$defs"]
+    lines = [INTRODUCTION]
+    lines += _section("The whole", schema(), definitions)
+    for name, reference in schema()["properties"].items():
+        title = reference.get("$ref", "").rsplit("/", 1)[-1]
+        if title and "properties" in definitions[title]:
+            lines += [f"## `{name}`", "", definitions[title].get("description", ""), ""]
+            for used in _reachable(title, definitions):
+                lines += _section("" if used == title else used, definitions[used], definitions)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(title: str, node: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str]:
+    lines = [f"### {title}", "", node.get("description", ""), ""] if title else []
+    if not node.get("properties"):
+        return [*lines, "No fields.", ""] if title else lines
+    lines += ["| field | type | default | |", "|---|---|---|---|"]
+    required = node.get("required", ())
+    for name, field in node["properties"].items():
+        target = definitions.get(field.get("$ref", "").rsplit("/", 1)[-1], {})
+        description = field.get("description") or target.get("description", "")
+        default = "**required**" if name in required else _default(field)
+        cells = (f"`{name}`", _type(field, definitions), default, description)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def _default(field: Mapping[str, Any]) -> str:
+    if "default" not in field:
+        return ""
+    return f"`{json.dumps(field['default'])}`" if len(json.dumps(field["default"])) < 40 else "…"
+
+
+def _type(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """What a field holds, in a few words."""
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[-1]
+        target = definitions[name]
+        if "enum" in target:
+            return " or ".join(f"`{value}`" for value in target["enum"])
+        return f"[{name}](#{name.lower()})"
+    if "enum" in node:
+        return " or ".join(f"`{value}`" for value in node["enum"])
+    if "const" in node:
+        return f"`{json.dumps(node['const'])}`"
+    if "anyOf" in node:
+        kinds = [_type(part, definitions) for part in node["anyOf"] if part.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    match node.get("type"):
+        case "object":
+            return _map(node, definitions)
+        case "array":
+            return f"list of {_type(node.get('items', {}), definitions)}"
+        case "integer":
+            bounds = [str(node[k]) for k in ("minimum", "maximum") if k in node]
+            return f"integer, {' to '.join(bounds)}" if bounds else "integer"
+        case "string":
+            example = node.get("examples", [""])[0]
+            return f"string such as `{example}`" if example else "string"
+        case other:
+            return str(other or "")
+
+
+def _map(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    values = [*node.get("patternProperties", {}).values()]
+    if isinstance(node.get("additionalProperties"), dict):
+        values.append(node["additionalProperties"])
+    key = (node.get("propertyNames", {}).get("examples") or ["id"])[0]
+    kinds = ", ".join(_type(value, definitions) for value in values) or "nothing"
+    return f"map from `{key}` to {kinds}"
+
+
+def _reachable(title: str, definitions: Mapping[str, Any]) -> Iterator[str]:
+    """A definition and those that it uses, each once, as they come; enumerations stand inline."""
+    seen: list[str] = []
+    waiting = [title]
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen or "properties" not in definitions[name]:
+            continue
+        seen.append(name)
+        yield name
+        waiting += _references(definitions[name])
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if "$ref" in node:
+            yield node["$ref"].rsplit("/", 1)[-1]
+        for child in node.values():
+            yield from _references(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _references(child)

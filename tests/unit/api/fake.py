@@ -300,7 +300,7 @@ class FakeMachine:
         self.fails: Exception | None = None
         self.restarted: list[str] = []
         self.legacy: tuple[LegacyRule, ...] = (
-            LegacyRule(4, "filter", "INPUT", "-p tcp --dport 22 -j ACCEPT"),
+            LegacyRule(4, "filter", "-A INPUT -p tcp --dport 22 -j ACCEPT"),
         )
         self.lines: tuple[str, ...] = ("2026-11-22T10:00:00+0000 vm1 haproxy[7]: ready",)
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -128,7 +129,6 @@ def run(
     return completed
 
 
-def _read(stream: "tempfile._TemporaryFileWrapper[bytes] | object") -> bytes:
-    stream.seek(0)  # type: ignore[attr-defined]
-    data: bytes = stream.read(LONGEST)  # type: ignore[attr-defined]
-    return data
+def _read(stream: IO[bytes]) -> bytes:
+    stream.seek(0)
+    return stream.read(LONGEST)

@@ -1,0 +1,128 @@
+"""Calls and signals over the system's D-Bus; the only module that imports jeepney.
+
+Each use opens its own connection, which takes about a millisecond: so threads share nothing, and
+a bus that was restarted is no special case.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# jeepney comes without type information.
+from jeepney import (  # type: ignore[import-untyped]
+    DBusAddress,
+    DBusErrorResponse,
+    MatchRule,
+    Message,
+    MessageType,
+    message_bus,
+    new_method_call,
+)
+from jeepney.io.blocking import (  # type: ignore[import-untyped]
+    DBusConnection,
+    open_dbus_connection,
+)
+
+_TIMEOUT = 10.0  # seconds
+_BUS = DBusAddress(message_bus.object_path, message_bus.bus_name, message_bus.interface)
+
+
+__all__ = ["Bus", "BusError", "DBusAddress", "Signals", "connect"]
+
+
+class BusError(Exception):
+    """A call failed; `name` is D-Bus' name of the error, empty if the bus itself did not answer."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text or name)
+        self.name = name
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Bus:
+    """An open connection."""
+
+    connection: DBusConnection
+
+    def call(
+        self,
+        address: DBusAddress,
+        member: str,
+        signature: str | None = None,
+        body: tuple[Any, ...] = (),
+        timeout: float = _TIMEOUT,
+    ) -> tuple[Any, ...]:
+        """Call a method and wait for its answer. Raises BusError."""
+        message = new_method_call(address, member, signature, body)
+        try:
+            reply = self.connection.send_and_get_reply(message, timeout=timeout)
+        except (OSError, TimeoutError) as error:
+            raise BusError("", f"the system's bus does not answer: {error}") from error
+        if reply.header.message_type is MessageType.error:
+            failure = DBusErrorResponse(reply)
+            said = failure.data[0] if failure.data else ""
+            raise BusError(failure.name, str(said))
+        answer: tuple[Any, ...] = reply.body
+        return answer
+
+    def get_all(self, address: DBusAddress) -> Mapping[str, Any]:
+        """The properties of an interface, by name."""
+        values = self.call(_properties(address), "GetAll", "s", (address.interface,))[0]
+        return {name: value for name, (_, value) in values.items()}
+
+    def get(self, address: DBusAddress, name: str) -> Any:
+        """One property of an interface."""
+        return self.call(_properties(address), "Get", "ss", (address.interface, name))[0][1]
+
+    @contextlib.contextmanager
+    def hearing(self, address: DBusAddress, signal: str) -> Iterator["Signals"]:
+        """Listen to a signal while the block lasts; none that comes in it is lost."""
+        rule = MatchRule(
+            type="signal",
+            interface=address.interface,
+            member=signal,
+            path=address.object_path,
+        )
+        heard: deque[Message] = deque()
+        with self.connection.filter(rule, queue=heard):
+            self.call(_BUS, "AddMatch", "s", (rule.serialise(),))
+            yield Signals(self.connection, heard)
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What `Bus.hearing` hears."""
+
+    connection: DBusConnection
+    heard: deque[Message]
+
+    def next(self, timeout: float) -> tuple[Any, ...] | None:
+        """The next signal's body; None when `timeout` seconds are over. Raises BusError."""
+        try:
+            message = self.connection.recv_until_filtered(self.heard, timeout=timeout)
+        except TimeoutError:
+            return None
+        except OSError as error:
+            raise BusError("", f"the system's bus went away: {error}") from error
+        body: tuple[Any, ...] = message.body
+        return body
+
+
+@contextlib.contextmanager
+def connect(bus: str = "SYSTEM") -> Iterator[Bus]:
+    """A connection to the bus; `bus` may be an address. Raises BusError."""
+    try:
+        connection = open_dbus_connection(bus)
+    except (OSError, ValueError, KeyError) as error:
+        raise BusError("", f"the system's bus cannot be reached: {error}") from error
+    try:
+        yield Bus(connection)
+    finally:
+        connection.close()
+
+
+def _properties(address: DBusAddress) -> DBusAddress:
+    return DBusAddress(address.object_path, address.bus_name, "org.freedesktop.DBus.Properties")

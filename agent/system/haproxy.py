@@ -1,0 +1,82 @@
+"""haproxy's own sockets: the master's reload, and what a worker says of itself.
+
+Management guide of haproxy, 9.3 and 9.4: one command a connection, which ends the answer.
+"""
+
+import csv
+import socket
+from dataclasses import dataclass
+
+from agent.engine.host import StepFailed
+
+_TIMEOUT = 5.0  # seconds
+_RELOAD_TIMEOUT = 30.0
+_CHUNK = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A row of `show stat`: a server of a backend, or the backend itself."""
+
+    proxy: str
+    name: str
+    status: str
+    weight: int
+    sessions: int
+    sessions_total: int
+    bytes_in: int
+    bytes_out: int
+    check: str
+
+
+def ask(path: str, command: str, timeout: float = _TIMEOUT) -> str:
+    """One command's answer. Raises OSError."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(timeout)
+        peer.connect(path)
+        peer.sendall(f"{command}\n".encode())
+        answer = bytearray()
+        while chunk := peer.recv(_CHUNK):
+            answer += chunk
+    return answer.decode(errors="replace")
+
+
+def reload(path: str) -> None:
+    """Have the master load its files again; wait until the new worker serves or has failed.
+
+    Raises StepFailed with haproxy's own words; the old worker serves on in that case.
+    """
+    try:
+        answer = ask(path, "reload", _RELOAD_TIMEOUT)
+    except OSError as error:
+        raise StepFailed("reload haproxy", f"the master's socket {path}: {error}") from error
+    verdict, _, said = answer.partition("\n--\n")
+    if verdict.strip() != "Success=1":
+        words = " ".join(said.split()) or verdict.strip() or "the master did not say how it went"
+        raise StepFailed("reload haproxy", words)
+
+
+def info(path: str) -> dict[str, str]:
+    """`show info` of a worker, by lower-case name. Raises OSError."""
+    pairs = (line.partition(": ") for line in ask(path, "show info").splitlines())
+    return {key.lower(): value for key, _, value in pairs if key}
+
+
+def servers(path: str) -> tuple[Server, ...]:
+    """`show stat` of a worker. Raises OSError."""
+    rows = csv.DictReader(ask(path, "show stat").removeprefix("# ").splitlines())
+    return tuple(_server(row) for row in rows)
+
+
+def _server(row: dict[str, str]) -> Server:
+    return Server(
+        proxy=row["pxname"],
+        name=row["svname"],
+        status=row["status"],
+        weight=int(row["weight"] or 0),
+        sessions=int(row["scur"] or 0),
+        sessions_total=int(row["stot"] or 0),
+        bytes_in=int(row["bin"] or 0),
+        bytes_out=int(row["bout"] or 0),
+        check=row["check_status"],
+    )

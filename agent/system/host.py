@@ -1,0 +1,235 @@
+"""The machine: `agent.engine.host.Host`, put together from the modules beside this one."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, assert_never
+
+from agent.engine.host import CheckFailed, Scope, StepFailed
+from agent.engine.model import (
+    AddAddress,
+    AddPolicyRule,
+    AddressSet,
+    AddRoute,
+    Announce,
+    Command,
+    Count,
+    CounterKey,
+    Desired,
+    Family,
+    Flip,
+    ForgetFlows,
+    ForgetLeases,
+    Link,
+    Observed,
+    Probe,
+    ProbeResult,
+    PutSet,
+    PutTable,
+    Reload,
+    ReloadUnit,
+    RemoveAddress,
+    RemovePolicyRule,
+    RemoveRoute,
+    RemoveSet,
+    RestartUnit,
+    SetLink,
+    SetSysctl,
+    StartUnit,
+    Step,
+    StopUnit,
+    Sysctl,
+    Table,
+    Unit,
+)
+from agent.system import addresssets, announce, conntrack, dnsmasq, haproxy, sysctl, xtables
+from agent.system.faults import Faults
+from agent.system.namespaces import Scratch, seen_at
+from agent.system.netlink import Netlink
+from agent.system.paths import Paths
+from agent.system.probes import Prober
+from agent.system.revisions import Revisions
+from agent.system.run import CommandFailed, run
+from agent.system.units import Units
+
+
+class LinuxHost:
+    """This machine. Its threads and sockets are few, long-lived, and made when first needed."""
+
+    def __init__(self, paths: Paths | None = None, *, wait_for_units: bool = True) -> None:
+        self.paths = paths or Paths()
+        self.units = Units(wait=wait_for_units)
+        self.netlink = Netlink()
+        self.revisions = Revisions(self.paths)
+        self._prober = Prober(self.netlink, self.units)
+        self._rehearsal = xtables.Rehearsal()
+        self._checkers: Scratch | None = None
+        self._readers = ThreadPoolExecutor(3, "observe")
+        self._faults = Faults.of_this_machine(self.paths.run)
+        self.revisions.prepare()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up threads, namespaces and sockets."""
+        self._readers.shutdown()
+        self._rehearsal.close()
+        if self._checkers is not None:
+            self._checkers.close()
+            self._checkers = None
+        self.netlink.close()
+
+    def links(self) -> tuple[Link, ...]:
+        return self.netlink.links()
+
+    def observe(self, scope: Scope) -> Observed:
+        try:
+            return self._observe(scope)
+        except CommandFailed as failure:
+            raise StepFailed("observe", str(failure)) from failure
+
+    def _observe(self, scope: Scope) -> Observed:
+        firewalls = [self._readers.submit(xtables.observe, family) for family in Family]
+        sets = self._readers.submit(addresssets.observe)
+        return Observed(
+            links={link.name: link for link in self.netlink.links() if link.name in scope.nics},
+            addresses=self.netlink.addresses(scope.nics),
+            routes=self.netlink.routes(),
+            policy_rules=self.netlink.policy_rules(),
+            sysctls=sysctl.observe(scope.sysctls),
+            units=self.units.states(scope.units),
+            files=self.revisions.digests(),
+            revision=self.revisions.current(),
+            firewall={key: text for one in firewalls for key, text in one.result().items()},
+            sets=sets.result(),
+        )
+
+    def stage(self, revision: int, desired: Desired) -> None:
+        self.revisions.stage(revision, desired.files, desired.objects)
+
+    def check(self, revision: int, commands: Sequence[Command]) -> None:
+        if not commands:
+            return
+        if self._checkers is None:
+            # Not that of the rehearsal, whose rules would close the checkers' loopback. With no
+            # network but loopback, a name in a configuration cannot keep a checker waiting.
+            self._checkers = Scratch("checkers")
+        self._checkers.do(lambda: self._check(revision, commands))
+
+    def _check(self, revision: int, commands: Sequence[Command]) -> None:
+        staged, running = self.paths.revisions / str(revision), self.paths.current.resolve()
+        try:
+            with seen_at(staged, running):
+                for command in commands:
+                    _run_checker(command)
+        except OSError as error:
+            raise CheckFailed("the checkers' namespace", str(error)) from error
+
+    def rehearse(
+        self, sets: Mapping[str, AddressSet], tables: Mapping[tuple[Family, Table], str]
+    ) -> Mapping[tuple[Family, Table], str]:
+        try:
+            return self._rehearsal.rehearse(sets, tables)
+        except (CommandFailed, OSError) as failure:
+            raise CheckFailed("rehearsal", str(failure)) from failure
+
+    def perform(self, step: Step, revision: int) -> None:
+        try:
+            self._perform(step, revision)
+        except CommandFailed as failure:
+            raise StepFailed(type(step).__name__, str(failure)) from failure
+        except OSError as error:
+            raise StepFailed(type(step).__name__, str(error)) from error
+
+    def _perform(self, step: Step, revision: int) -> None:  # noqa: C901 - a flat list of kinds
+        match step:
+            case SetSysctl():
+                sysctl.put(step.sysctl)
+            case PutSet():
+                addresssets.put([step.set])
+            case RemoveSet():
+                addresssets.remove(step.set.name)
+            case PutTable():
+                xtables.load(step.family, step.text)
+            case SetLink():
+                self.netlink.set_link(step.link)
+            case AddAddress():
+                self.netlink.add_address(step.address)
+            case RemoveAddress():
+                self._remove_address(step)
+            case AddRoute():
+                self.netlink.add_route(step.route)
+            case RemoveRoute():
+                self.netlink.remove_route(step.route)
+            case AddPolicyRule():
+                self.netlink.add_policy_rule(step.rule)
+            case RemovePolicyRule():
+                self.netlink.remove_policy_rule(step.rule)
+            case Flip():
+                self.revisions.flip(revision)
+            case StartUnit():
+                self.units.start(step.unit.name)
+            case StopUnit():
+                self.units.stop(step.name)
+            case ReloadUnit():
+                self._reload(step.unit)
+            case RestartUnit():
+                self.units.restart(step.unit.name)
+            case ForgetFlows():
+                conntrack.forget(step.matches)
+            case ForgetLeases():
+                dnsmasq.forget(step.leases)
+            case Announce():
+                announce.announce(step.addresses)
+            case _:
+                assert_never(step)
+
+    def _remove_address(self, step: RemoveAddress) -> None:
+        """Remove an address and no other: else the kernel takes along the subnet's later ones."""
+        address = step.address
+        if address.interface.version == 4:
+            nic = address.nic.replace(".", "/")
+            sysctl.put_if_there(Sysctl(f"net.ipv4.conf.{nic}.promote_secondaries", "1"))
+        self.netlink.remove_address(address)
+
+    def _reload(self, unit: Unit) -> None:
+        match unit.reload:
+            case Reload.SYSTEMD:
+                self.units.reload(unit.name)
+            case Reload.HAPROXY_MASTER:
+                haproxy.reload(unit.socket)
+            case _:
+                assert_never(unit.reload)
+
+    def probe(self, probes: Sequence[Probe], timeout: float) -> tuple[ProbeResult, ...]:
+        return self._prober.run(probes, timeout)
+
+    def counters(self) -> Mapping[CounterKey, Count]:
+        try:
+            return xtables.counters()
+        except CommandFailed as failure:
+            raise StepFailed("read counters", str(failure)) from failure
+
+    def discard(self, keep: Sequence[int]) -> None:
+        self.revisions.discard(keep)
+
+    def arm(self, revision: int, seconds: float) -> None:
+        self.units.arm(revision, seconds)
+
+    def disarm(self) -> None:
+        self.units.disarm()
+
+    def fault(self, point: str) -> None:
+        self._faults.at(point)
+
+
+def _run_checker(command: Command) -> None:
+    try:
+        run(command.argv, timeout=command.timeout)
+    except CommandFailed as failure:
+        said = (failure.stderr or failure.stdout).decode(errors="replace").strip()
+        reason = f"{failure.reason}: {said[-2000:]}" if said else failure.reason
+        raise CheckFailed(command.argv[0], reason, command.path) from failure

@@ -1,0 +1,33 @@
+"""Where the agent keeps things, in one place, so that tests can keep them elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """`run` is forgotten at power-off, `state` is not."""
+
+    run: Path = Path("/run/sysvm")
+    state: Path = Path("/var/lib/sysvm")
+
+    @property
+    def revisions(self) -> Path:
+        return self.run / "revisions"
+
+    @property
+    def current(self) -> Path:
+        """The symlink to the revision that runs."""
+        return self.run / "current"
+
+    @property
+    def objects(self) -> Path:
+        return self.run / "objects"
+
+    @property
+    def blobs(self) -> Path:
+        return self.state / "blobs"
+
+    @property
+    def lock(self) -> Path:
+        return self.run / "lock"

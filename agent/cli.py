@@ -8,6 +8,7 @@ well, 1 the VM said no, 2 wrong usage or the agent cannot be reached.
 import argparse
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import socket
@@ -136,7 +137,7 @@ def duration(seconds: float | None) -> str:
         return "-"
     left = int(seconds)
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    for (unit, size), (lesser, part) in zip(units, units[1:], strict=False):
+    for (unit, size), (lesser, part) in itertools.pairwise(units):
         if left >= size:
             rest = left % size // part
             return f"{left // size} {unit}" + (f" {rest} {lesser}" if rest else "")
@@ -468,8 +469,8 @@ def print_legacy(answer: Mapping[str, Any], *, removed: bool) -> None:
     if not rules:
         print("none")
         return
-    rows = [(f"ipv{rule['family']}", rule["table"], rule["chain"], rule["rule"]) for rule in rules]
-    say(table(("FAMILY", "TABLE", "CHAIN", "RULE"), rows))
+    rows = [(f"ipv{rule['family']}", rule["table"], rule["rule"]) for rule in rules]
+    say(table(("FAMILY", "TABLE", "RULE"), rows))
     print("removed" if removed else "sysvmctl legacy-rules --remove removes them")
 
 

@@ -282,7 +282,9 @@ class Operations:
         return Response(show.load_balancer(self._machine.balancer()))
 
     def show_dhcp(self, _: Call) -> Response:
-        return Response(show.dhcp(self._engine.desired().leases, self._machine.leases()))
+        promised = self._engine.desired().leases
+        document = self._engine.current().document
+        return Response(show.dhcp(promised, self._machine.leases(), document))
 
     def show_dns(self, _: Call) -> Response:
         return Response(show.dns(self._engine.current().document))

@@ -111,8 +111,7 @@ class LegacyRule:
 
     family: int
     table: str
-    chain: str
-    rule: str
+    rule: str  # as iptables prints it
 
 
 class MachineFailed(Exception):

@@ -5,11 +5,13 @@ renamed. A second start takes the name over at once, and nobody ever finds a soc
 to everyone.
 """
 
+import contextlib
 import grp
 import json
 import os
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ GROUP = "sysvm"
 THREADS = 4
 CONNECTIONS = 20
 IDLE = 30  # seconds after which a connection without a request is closed
+GRACE = 15.0  # seconds that requests under way have when the agent is stopped
 HEADER = 64 * 1024  # bytes
 
 
@@ -74,24 +77,33 @@ class Server:
         self._server.channel_class = _Channel
 
     def run(self) -> None:
-        """Serve; requests under way are finished before it returns."""
+        """Serve until `stop`, or a signal's handler that exits; requests under way are finished."""
         server = self._server
-        while not self._stopping:
-            wasyncore.loop(timeout=30, map=server._map, use_poll=True, count=1)  # noqa: SLF001 - waitress has no loop that can be stopped
-        server.task_dispatcher.shutdown()
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            while not self._stopping:
+                wasyncore.loop(30, True, server._map, 1)  # noqa: FBT003, SLF001 - waitress' own loop cannot be stopped
+        server.task_dispatcher.shutdown(cancel_pending=True, timeout=GRACE)
         for channel in list(server.active_channels.values()):
             channel.handle_write()
         wasyncore.close_all(server._map)  # noqa: SLF001 - as above
 
     def stop(self) -> None:
-        """Have `run` return. May be called from any thread or a signal's handler."""
+        """Have `run` return. May be called from any thread."""
         self._stopping = True
         self._server.pull_trigger()
 
 
-def serve(app: Any, path: Path = SOCKET, group: str | None = GROUP) -> Server:
-    """The endpoint at `path`; the caller runs it."""
-    return Server(app, listen(path, group))
+def serve(
+    app: Any,
+    path: Path = SOCKET,
+    *,
+    group: str | None = GROUP,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve the endpoint at `path`; `ready` is called once clients can connect."""
+    server = Server(app, listen(path, group))
+    ready()
+    server.run()
 
 
 class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from agent.api.answers import timestamp
 from agent.api.ports import BalancerRow, DhcpLease, UnitReport
 from agent.document.document import Document
-from agent.document.site import Site
+from agent.document.site import NicRole, Site
 from agent.engine import firewall
 from agent.engine.model import (
     Address,
@@ -28,7 +28,9 @@ from agent.engine.model import (
     Rule,
     Snat,
     Table,
+    pointer,
 )
+from agent.services import dhcp_dns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +99,11 @@ class DhcpRow:
     expires: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DnsRow:
     """A name that the resolver answers for, or a server that it asks."""
 
-    kind: str  # record, upstream
+    kind: str  # host, record, upstream
     name: str
     value: str
     source: str  # where in the document it comes from
@@ -270,21 +272,28 @@ def load_balancer(rows: Iterable[BalancerRow]) -> tuple[BalancerRow, ...]:
     return tuple(sorted(rows, key=lambda r: (r.listener, order.get(r.server, 2), r.server)))
 
 
-def dhcp(promised: Iterable[Lease], leases: Iterable[DhcpLease]) -> tuple[DhcpRow, ...]:
-    """Hosts by address."""
+def dhcp(
+    promised: Iterable[Lease], leases: Iterable[DhcpLease], document: Document
+) -> tuple[DhcpRow, ...]:
+    """Hosts by address; a host of the document has the name that it has there."""
+    section = document.sections.get(dhcp_dns.SECTION)
+    hosts = section.hosts if isinstance(section, dhcp_dns.Section) else {}
     held = {(lease.mac, lease.address): lease for lease in leases}
     promises = {(lease.mac, str(lease.address)) for lease in promised}
-    rows = [
-        DhcpRow(
-            mac=mac,
-            address=address,
-            name=held[mac, address].name if (mac, address) in held else "",
-            state=_lease_state((mac, address) in promises, (mac, address) in held),
-            expires=timestamp(held[mac, address].expires) if (mac, address) in held else None,
+    found = []
+    for mac, address in promises | held.keys():
+        lease = held.get((mac, address))
+        said = lease.name if lease else ""
+        found.append(
+            DhcpRow(
+                mac=mac,
+                address=address,
+                name=hosts[mac].name if mac in hosts else said,
+                state=_lease_state((mac, address) in promises, lease is not None),
+                expires=timestamp(lease.expires) if lease else None,
+            )
         )
-        for mac, address in promises | held.keys()
-    ]
-    return tuple(sorted(rows, key=lambda row: (":" in row.address, int(ip_address(row.address)))))
+    return tuple(sorted(found, key=lambda row: (":" in row.address, int(ip_address(row.address)))))
 
 
 def _lease_state(promised: bool, held: bool) -> str:
@@ -294,5 +303,34 @@ def _lease_state(promised: bool, held: bool) -> str:
 
 
 def dns(document: Document) -> tuple[DnsRow, ...]:
-    """Names and upstream servers, as the document has them."""
-    return ()
+    """Names of our own and upstream servers, as the document has them."""
+    section = document.sections.get(dhcp_dns.SECTION)
+    if not isinstance(section, dhcp_dns.Section) or not section.dns.enabled:
+        return ()
+    return tuple(_dns(section, document.site))
+
+
+def _dns(section: dhcp_dns.Section, site: Site) -> Iterator[DnsRow]:
+    place = (dhcp_dns.SECTION, "dns")
+    for address in section.dns.upstreams:
+        yield DnsRow("upstream", ".", str(address), pointer(*place, "upstreams"))
+    for address in _data_servers(section, site):
+        name = f"{dhcp_dns.DATA_SERVER}.{site.domain}"
+        yield DnsRow("record", name, str(address), pointer(*place, "data_server"))
+    for name, record in sorted(section.dns.records.items()):
+        for value in record.addresses:
+            yield DnsRow("record", name, str(value), pointer(*place, "records", name))
+    for mac, host in sorted(section.hosts.items(), key=lambda item: item[1].address):
+        source = pointer(dhcp_dns.SECTION, "hosts", mac)
+        name = f"{host.name}.{site.domain}"
+        yield DnsRow("host", name, str(host.address), source)
+        if host.address_ipv6 is not None:
+            yield DnsRow("host", name, str(host.address_ipv6), source)
+
+
+def _data_servers(section: dhcp_dns.Section, site: Site) -> Iterable[IPAddress]:
+    """The one that the document names, or the VM's own address in each guest network."""
+    if section.dns.data_server is not None:
+        return [section.dns.data_server]
+    guests = (nic for nic in site.nics.values() if nic.role is NicRole.GUEST)
+    return [address.ip for nic in guests for address in nic.addresses if address.version == 4]

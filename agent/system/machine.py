@@ -1,0 +1,145 @@
+"""The machine outside the engine's transactions: what the endpoint shows, and restarts."""
+
+import io
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from agent.api.ports import (
+    BalancerRow,
+    DhcpLease,
+    Facts,
+    LegacyRule,
+    MachineFailed,
+    UnitReport,
+)
+from agent.engine.host import StepFailed
+from agent.engine.model import UnitState
+from agent.services import dhcp_dns, load_balancer
+from agent.system import dnsmasq, haproxy, legacy
+from agent.system.blobs import BlobMissing, BlobRefused, Blobs
+from agent.system.paths import Paths
+from agent.system.run import CommandFailed, run
+from agent.system.units import Units
+
+_JOURNAL_TIMEOUT = 20.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class LinuxMachine:
+    """`agent.api.ports.Machine`, as it really is."""
+
+    paths: Paths = field(default_factory=Paths)
+    systemd: Units = field(default_factory=Units)
+    leases_file: Path = Path(dhcp_dns.LEASES)
+    stats_socket: str = load_balancer.STATS_SOCKET
+
+    def facts(self) -> Facts:
+        process = psutil.Process()
+        now = time.time()
+        return Facts(
+            hostname=socket.gethostname(),
+            uptime=max(0.0, now - psutil.Process(1).create_time()),
+            agent_uptime=max(0.0, now - process.create_time()),
+            agent_memory=process.memory_full_info().uss,
+        )
+
+    def units(self, names: Sequence[str]) -> Mapping[str, UnitReport]:
+        try:
+            states = self.systemd.states(names)
+        except StepFailed as error:
+            raise MachineFailed(error.step, error.reason) from error
+        return {name: _report(states.get(name, UnitState("inactive"))) for name in names}
+
+    def restart(self, unit: str) -> None:
+        try:
+            self.systemd.restart(unit)
+        except StepFailed as error:
+            raise MachineFailed(error.step, error.reason) from error
+
+    def log(self, unit: str, lines: int) -> tuple[str, ...]:
+        argv = ["journalctl", f"--unit={unit}", f"--lines={lines}", "--output=short-iso"]
+        try:
+            completed = run([*argv, "--no-pager", "--quiet"], timeout=_JOURNAL_TIMEOUT)
+        except CommandFailed as error:
+            raise MachineFailed(f"read the journal of {unit}", str(error)) from error
+        return tuple(completed.text.splitlines())
+
+    def leases(self) -> tuple[DhcpLease, ...]:
+        try:
+            rows = dnsmasq.leases(self.leases_file)
+        except (OSError, ValueError) as error:
+            raise MachineFailed("read the leases", f"{self.leases_file}: {error}") from error
+        return tuple(
+            DhcpLease(row.mac, str(row.address), row.name, float(row.expires) or None)
+            for row in rows
+        )
+
+    def balancer(self) -> tuple[BalancerRow, ...]:
+        try:
+            rows = haproxy.servers(self.stats_socket)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return ()  # it does not run
+        except (OSError, ValueError, KeyError) as error:
+            raise MachineFailed("ask haproxy", f"{self.stats_socket}: {error}") from error
+        return tuple(
+            BalancerRow(
+                listener=row.proxy,
+                server=row.name,
+                status=row.status,
+                weight=None if row.name == "FRONTEND" else row.weight,
+                sessions=row.sessions,
+                total_sessions=row.sessions_total,
+                bytes_in=row.bytes_in,
+                bytes_out=row.bytes_out,
+                check=row.check,
+            )
+            for row in rows
+        )
+
+    def legacy_rules(self) -> tuple[LegacyRule, ...]:
+        try:
+            rules = legacy.observe()
+        except CommandFailed as error:
+            raise MachineFailed("read the legacy tables", str(error)) from error
+        return tuple(LegacyRule(int(rule.family), rule.table, rule.text) for rule in rules)
+
+    def remove_legacy_rules(self) -> tuple[LegacyRule, ...]:
+        found = self.legacy_rules()
+        try:
+            legacy.remove()
+        except CommandFailed as error:
+            raise MachineFailed("remove the legacy rules", str(error)) from error
+        return found
+
+    def put_blob(self, sha256: str, content: bytes) -> bool:
+        try:
+            return Blobs(self.paths).put(sha256, io.BytesIO(content), size=len(content))
+        except (BlobRefused, StepFailed) as error:
+            raise MachineFailed("store the blob", str(error)) from error
+
+    def blob(self, sha256: str) -> bytes | None:
+        try:
+            return Blobs(self.paths).path(sha256).read_bytes()
+        except (BlobMissing, FileNotFoundError):
+            return None
+        except OSError as error:
+            raise MachineFailed("read the blob", os.strerror(error.errno or 0)) from error
+
+
+def _report(state: UnitState) -> UnitReport:
+    """The unit with what the kernel knows of its main process, if it is still there."""
+    if not state.main_pid:
+        return UnitReport(state.active, state.sub)
+    try:
+        process = psutil.Process(state.main_pid)
+        uptime = max(0.0, time.time() - process.create_time())
+        memory = process.memory_info().rss
+    except psutil.Error:
+        return UnitReport(state.active, state.sub, state.main_pid)
+    return UnitReport(state.active, state.sub, state.main_pid, round(uptime, 1), memory)

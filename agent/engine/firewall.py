@@ -19,6 +19,10 @@ from agent.engine.model import (
     Verdict,
 )
 
+# Members of an address set at most; all sets alike, for ipset refuses to create one that is there
+# with another figure.
+LARGEST_SET = 1024 * 1024
+
 BUILT_IN: Mapping[Table, tuple[str, ...]] = {
     Table.RAW: ("PREROUTING", "OUTPUT"),
     Table.MANGLE: ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
@@ -64,8 +68,9 @@ def sets_text(sets: Iterable[AddressSet]) -> str:
     for address_set in sorted(sets, key=lambda s: s.name):
         family = "inet" if address_set.family is Family.V4 else "inet6"
         members = sorted(address_set.members)
-        size = max(65536, 2 * len(members))
-        lines.append(f"create {address_set.name} {address_set.type} family {family} maxelem {size}")
+        lines.append(
+            f"create {address_set.name} {address_set.type} family {family} maxelem {LARGEST_SET}"
+        )
         lines += [f"add {address_set.name} {member}" for member in members]
     return "".join(f"{line}\n" for line in lines)
 

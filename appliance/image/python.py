@@ -78,7 +78,7 @@ def refresh_lock() -> tuple[str, ...]:
     stamp = cache.digest(os.urandom(16))
     folder = cache.make("resolve", stamp, fetch)
     try:
-        pins = sorted(_pin(file) for file in folder.iterdir())
+        pins = sorted(pin(file) for file in folder.iterdir())
     finally:
         cache.forget("resolve", stamp)
     head = (
@@ -136,7 +136,8 @@ def _pip(arguments: list[str], folder: Path) -> None:
         ) from error
 
 
-def _pin(file: Path) -> str:
+def pin(file: Path) -> str:
+    """A line of the lock, for this downloaded file."""
     # A wheel's name is NAME-VERSION-…, a source's NAME-VERSION.tar.gz.
     name, version = re.fullmatch(
         r"(.+?)-(\d[^-]*?)(?:-.*\.whl|\.tar\.gz|\.zip)", file.name

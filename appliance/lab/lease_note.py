@@ -9,7 +9,13 @@ import os
 import sys
 from pathlib import Path
 
-event = sys.argv[1]
-if event in ("bound", "renew", "leasefail", "nak"):
-    note = Path(sys.argv[0]).with_name("lease.json")
-    note.write_text(json.dumps({"event": event, **os.environ}))
+
+def main(program: str, event: str) -> None:
+    """Note this event, with the variables that udhcpc describes it by."""
+    if event in ("bound", "renew", "leasefail", "nak"):
+        note = Path(program).with_name("lease.json")
+        note.write_text(json.dumps({"event": event, **os.environ}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[:2])

@@ -114,6 +114,20 @@ class Node:
             return False
         return True
 
+    def ask(
+        self, address: str, port: int, content: bytes = b"?", *, timeout: float = 1
+    ) -> bytes | None:
+        """Send a UDP datagram from here; the answer, or None if none came in time."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self.open_socket(family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(timeout)
+            try:
+                sock.connect((address, port))
+                sock.send(content)
+                return sock.recv(65535)
+            except OSError:
+                return None
+
     def get(
         self, url: str, *, timeout: float = 5, headers: Mapping[str, str] | None = None
     ) -> Response:
@@ -241,9 +255,9 @@ class Guest(Node):
         given = json.loads(note.read_text()) if note.exists() else {"event": "nothing"}
         if given["event"] != "bound":
             raise NoLease(f"{self.name} got no lease in {attempts} attempts: {given['event']}")
-        lease = _lease(given)
-        self._configure(lease)
-        return lease
+        taken = lease(given)
+        self._configure(taken)
+        return taken
 
     def forget(self) -> None:
         """Drop the address, the routes and the DNS servers."""
@@ -383,7 +397,8 @@ class Manager(Node):
             yield secure
 
 
-def _lease(given: Mapping[str, str]) -> Lease:
+def lease(given: Mapping[str, str]) -> Lease:
+    """The lease that udhcpc told of, in its variables."""
     routes = given.get("staticroutes", "").split()
     return Lease(
         address=given["ip"],

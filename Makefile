@@ -1,0 +1,91 @@
+# Everything that a person or CI does here, on a fresh Debian 12 or 13, or Ubuntu 24.04 or later,
+# with git, make and Python 3.11+. What a step needs is installed by the step; a second run is
+# quick, because what is done is remembered in .make/.
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What the lab and the builder call, and what compiles the one package that has no wheel.
+PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset iproute2 iptables \
+	iputils-ping libc6-dev mmdebstrap nftables procps python3-dev systemd-container util-linux
+# Debian and Ubuntu take the tools for virtual environments out of Python's package.
+PACKAGES += $(shell $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || echo python3-venv)
+
+.PHONY: help
+help: ## Say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; \
+	do printf '  make %-10s %s\n' "$$name" "$$words"; done
+
+.PHONY: demo
+demo: .make/packages .make/venv ## Boot a small cloud, push a document, show everything working
+	@$(BIN)/sysvm demo
+
+.PHONY: test
+test: .make/packages .make/venv ## Run all tests, those in the lab included (as root)
+	@$(BIN)/sysvm image rootfs
+	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile --require=lab
+
+.PHONY: test-fast
+test-fast: .make/venv ## Run the tests that need neither root nor the lab, in seconds
+	$(BIN)/pytest -q -m "not lab"
+
+.PHONY: lint
+lint: .make/venv ## Check types, style and the import contract
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: .make/packages .make/venv ## Measure, and write docs/performance.md
+	$(BIN)/python -m tests.bench
+
+.PHONY: fuzz
+fuzz: .make/packages .make/venv ## Feed it nonsense for a long time
+	$(BIN)/pytest -m fuzz --hypothesis-profile=fuzz
+
+.PHONY: soak
+soak: .make/packages .make/venv ## Push and break things in the lab for a long time
+	$(BIN)/pytest -m soak --require=lab
+
+.PHONY: docs
+docs: .make/venv ## Write the generated parts of docs/ anew
+	$(BIN)/python -m tests.docs
+
+.PHONY: clean
+clean: ## Take all labs down, and remove what was made here (not the cached root file system)
+	@if [ -x $(BIN)/sysvm ]; then $(BIN)/sysvm lab down --all; fi
+	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Packages are looked up first: apt is asked, and its lists are fetched, only if one is missing.
+.make/packages: Makefile
+	@mkdir -p .make
+	@missing=; for package in $(PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+			|| missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" -ne 0 ]; then \
+			echo "missing packages: run 'apt-get install$$missing' as root"; exit 1; \
+		fi; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+	@touch $@
+
+.make/venv: pyproject.toml | .make/compiler
+	@mkdir -p .make
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[host,vm,dev]'
+	@touch $@
+
+# The fast tests run without root; only a machine without a compiler has to be given one first.
+.make/compiler:
+	@mkdir -p .make
+	@if $(PYTHON) -c "import ensurepip, venv" 2>/dev/null && command -v gcc >/dev/null; then \
+		touch $@; \
+	else \
+		$(MAKE) .make/packages && touch $@; \
+	fi

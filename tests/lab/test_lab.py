@@ -1,0 +1,212 @@
+"""The lab itself: what every other lab test stands on."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import ApplianceError
+from appliance.lab import Lab, state
+from appliance.lab.node import NoLease
+from appliance.lab.process import Identity
+from appliance.lab.wait import wait_until
+from tests.lab.conftest import Boot, lab_name
+
+
+def traces(name: str) -> list[str]:
+    """Whatever of a lab of this name can be seen on the host."""
+    found = [str(path) for path in Path("/run/netns").glob(f"{name}-*")]
+    found += [str(path) for path in Path("/etc/netns").glob(f"{name}-*")]
+    found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/*{name}-*")]
+    found += [line for line in Path("/proc/self/mounts").read_text().split("\n") if name in line]
+    for process in Path("/proc").glob("[0-9]*"):
+        if Identity.of(int(process.name)) is None:
+            continue
+        try:
+            line = (process / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if f"/{name}/".encode() in line or f"={name}-".encode() in line:
+            found.append(line.decode())
+    if (state.folder() / name).exists():
+        found.append(str(state.folder() / name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def bare(boot_lab: Boot) -> Lab:
+    """A lab whose agent need not answer."""
+    return boot_lab()
+
+
+def test_its_vm_runs_systemd_with_its_links_down(boot_lab: Boot) -> None:
+    vm = boot_lab().vm
+    assert vm.run(["cat", "/proc/1/comm"]).text.strip() == "systemd"
+    links = json.loads(vm.run(["ip", "-json", "link"]).text)
+    macs = {link["ifname"]: link["address"] for link in links if link["ifname"] != "lo"}
+    assert macs == {nic.name: nic.mac for nic in vm.spec.nics}
+
+
+def test_down_leaves_no_trace() -> None:
+    lab = Lab.up(name=lab_name())
+    assert traces(lab.name)
+    lab.down()
+    assert traces(lab.name) == []
+
+
+def test_a_half_built_lab_goes_down() -> None:
+    name = lab_name()
+    lab = Lab.up(name=name)
+    # Processes and files of it are missing, as after a crash in the middle.
+    supervisor, nspawn = lab.vm.status.supervisor, lab.vm.status.nspawn
+    assert supervisor is not None
+    assert nspawn is not None
+    supervisor.send(9)
+    assert supervisor.wait(5)
+    (lab.vm.container.path / "status.json").unlink()
+    Lab.find(name).down()
+    assert traces(name) == []
+    assert nspawn.wait(5)
+
+
+def test_two_labs_do_not_see_each_other(boot_lab: Boot) -> None:
+    one, other = boot_lab(), boot_lab()
+    one.guests["vm1"].run(["ip", "address", "add", "10.1.1.50/24", "dev", "eth0"])
+    one.guests["vm2"].run(["ip", "address", "add", "10.1.1.51/24", "dev", "eth0"])
+    other.guests["vm1"].run(["ip", "address", "add", "10.1.1.52/24", "dev", "eth0"])
+    assert one.guests["vm1"].pings("10.1.1.51")
+    assert not one.guests["vm1"].pings("10.1.1.52")
+
+
+def test_a_second_lab_of_the_same_name_is_refused(bare: Lab) -> None:
+    with pytest.raises(ApplianceError, match="up already"):
+        Lab.up(name=bare.name)
+
+
+def test_a_reboot_keeps_the_disk_and_nothing_that_the_kernel_knew(bare: Lab) -> None:
+    vm = bare.vm
+    vm.put("/var/lib/sysvm/kept", b"on disk")
+    vm.put("/run/lost", b"in memory")
+    vm.run(["ip", "link", "set", "eth0", "up"])
+    vm.run(["ip", "address", "add", "192.0.2.77/24", "dev", "eth0"])
+    vm.run(["iptables", "-t", "mangle", "-N", "lost"])
+    before = vm.status.boots
+    vm.reboot()
+    assert vm.status.boots == before + 1
+    assert vm.read("/var/lib/sysvm/kept") == b"on disk"
+    assert vm.run(["test", "-e", "/run/lost"], check=False).returncode != 0
+    assert "192.0.2.77" not in vm.run(["ip", "address"]).text
+    assert "lost" not in vm.run(["iptables-save"]).text
+
+
+def test_the_vm_can_restart_itself(bare: Lab) -> None:
+    boots = bare.vm.status.boots
+    bare.vm.run(["systemctl", "reboot"])
+    bare.vm.wait_reboot(boots)
+    assert bare.vm.running
+
+
+def test_a_pulled_plug_stops_everything_and_keeps_the_disk(bare: Lab) -> None:
+    vm = bare.vm
+    vm.put("/var/lib/sysvm/plug", b"kept")
+    leader = vm.leader
+    vm.pull_plug()
+    assert not vm.running
+    assert Identity.of(leader) is None
+    with pytest.raises(ApplianceError, match="not running"):
+        vm.run(["true"])
+    vm.start()
+    assert vm.read("/var/lib/sysvm/plug") == b"kept"
+
+
+def test_credentials_reach_the_vm_and_can_be_taken_back(bare: Lab) -> None:
+    vm = bare.vm
+    folder = "/run/credentials/@system"
+    told = json.loads(vm.read(f"{folder}/sysvm.boot"))
+    assert told == vm.boot_configuration()
+    assert told["control"]["allowed_names"] == ["sysvm-manager"]
+    vm.pull_plug()
+    vm.set_fault("swap")
+    vm.start()
+    assert vm.read(f"{folder}/sysvm.fault") == b"swap"
+    vm.pull_plug()
+    vm.set_fault(None)
+    vm.start()
+    assert vm.run(["ls", folder]).text.split() == ["sysvm.boot"]
+
+
+def test_the_internet_serves_a_page_and_names(bare: Lab) -> None:
+    internet = bare.internet
+    answer = internet.get("http://198.51.100.10/hello")
+    assert answer.status == 200
+    assert answer.headers["x-client"] == "198.51.100.10"
+    assert internet.lookup("www.example.test") == ("198.51.100.10",)
+    assert internet.lookup("nothing.example.test") == ()
+    assert internet.curl("http://shop.example.test/").text == "internet sees 198.51.100.20\n"
+    assert internet.visitors()[-1] == "198.51.100.20"
+
+
+def test_a_guest_takes_what_dhcp_gives(boot_lab: Boot) -> None:
+    lab = boot_lab()
+    guest, server = lab.guests["vm1"], lab.guests["vm2"]
+    with pytest.raises(NoLease):
+        guest.dhcp(attempts=1)
+    server.run(["ip", "address", "add", "10.7.7.1/24", "dev", "eth0"])
+    given = ["--dhcp-range=10.7.7.9,10.7.7.9,12h", "--dhcp-option=option:mtu,1400"]
+    given += ["--domain=cloud.test", "--dhcp-option=option:router,10.7.7.1"]
+    quiet = ["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--port=0"]
+    leases = ["--user=root", "--group=root", f"--dhcp-leasefile={server.folder}/leases"]
+    dnsmasq = server.popen(["dnsmasq", *quiet, *leases, *given])
+    try:
+        lease = guest.dhcp()
+    finally:
+        dnsmasq.kill()
+        dnsmasq.communicate()
+    assert (lease.address, lease.prefix, lease.seconds) == ("10.7.7.9", 24, 43200)
+    assert (lease.routers, lease.domain, lease.mtu) == (("10.7.7.1",), "cloud.test", 1400)
+    shown = guest.run(["ip", "address", "show", "eth0"]).text
+    assert "10.7.7.9/24" in shown
+    assert "mtu 1400" in shown
+    assert "via 10.7.7.1" in guest.run(["ip", "route", "show", "default"]).text
+    assert guest.run(["cat", "/etc/resolv.conf"]).text == "search cloud.test\n" + (
+        "nameserver 10.7.7.1\n" if lease.nameservers else ""
+    )
+    guest.forget()
+    assert "10.7.7.9" not in guest.run(["ip", "address"]).text
+
+
+@pytest.mark.parametrize("protocol", ["http", "tcp", "udp"])
+def test_a_node_serves_and_says_who_asked(bare: Lab, protocol: str) -> None:
+    one, other = bare.guests["vm1"], bare.guests["vm2"]
+    one.run(["ip", "address", "replace", "10.9.9.1/24", "dev", "eth0"])
+    other.run(["ip", "address", "replace", "10.9.9.2/24", "dev", "eth0"])
+    with one.serve(8080, protocol=protocol) as server:
+        match protocol:
+            case "http":
+                said = other.get("http://10.9.9.1:8080/x").body
+            case "tcp":
+                with other.connect("10.9.9.1", 8080) as sock:
+                    said = sock.recv(100)
+            case _:
+                said = other.ask("10.9.9.1", 8080, b"") or b""
+        assert said == b"vm1 sees 10.9.9.2\n"
+        wait_until(server.exchanges, 2, "the exchange in the log")
+        assert [entry["client"] for entry in server.exchanges()] == ["10.9.9.2"]
+    if protocol != "udp":
+        assert not other.reaches("10.9.9.1", 8080)
+
+
+def test_a_new_agent_is_installed_into_the_running_vm(lab: Lab) -> None:
+    leader = lab.vm.leader
+    before = lab.vm.run(["systemctl", "show", "-P", "MainPID", "sysvm-agent"]).text
+    lab.vm.reload()
+    lab.vm.wait_ready()
+    assert lab.vm.leader == leader
+    assert lab.vm.run(["systemctl", "show", "-P", "MainPID", "sysvm-agent"]).text != before
+
+
+def test_nothing_of_a_lab_is_in_the_hosts_own_network(bare: Lab) -> None:
+    links = os.listdir("/sys/class/net")  # noqa: PTH208
+    assert not {name for name in links if name.startswith(("vm", "br-", "internet"))}
+    assert bare.vm.running

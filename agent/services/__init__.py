@@ -9,7 +9,7 @@ import functools
 import hashlib
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ import jinja2
 from agent.document.boot import BootConfig
 from agent.document.site import NicRole
 from agent.engine.model import (
+    AddressSet,
     Artifacts,
     Command,
     Family,
@@ -27,6 +28,7 @@ from agent.engine.model import (
     IPNetwork,
     Probe,
     Problem,
+    SetType,
 )
 from agent.roles import Role
 
@@ -148,6 +150,33 @@ def ingress_chain(address: IPAddress) -> str:
     if address.version == 4:
         return f"in4-{address}"
     return f"in6-{hashlib.sha256(address.packed).hexdigest()[:16]}"
+
+
+def sources(
+    networks: Collection[IPNetwork], family: Family, owner: str
+) -> tuple[IPNetwork | None, AddressSet | None] | None:
+    """How a rule of this family matches any of `networks`: by itself, or by a set.
+
+    None where the list has no network of this family and so nothing matches; an empty list
+    matches everything. Equal lists share a set, which is named for what is in it.
+    """
+    if not networks:
+        return None, None
+    own = sorted({network for network in networks if network.version == family}, key=str)
+    if not own:
+        return None
+    if len(own) == 1:
+        return own[0], None
+    members = frozenset(_set_member(network) for network in own)
+    digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:20]
+    name = f"list{int(family)}-{digest}"
+    return None, AddressSet(name, family, SetType.NET, members, owner)
+
+
+def _set_member(network: IPNetwork) -> str:
+    """A network as ipset(8) prints it: a host without its prefix length."""
+    alone = network.prefixlen == network.max_prefixlen
+    return str(network.network_address) if alone else str(network)
 
 
 def fill(template: str, **values: object) -> bytes:

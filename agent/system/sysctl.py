@@ -1,5 +1,6 @@
 """Kernel settings below /proc/sys."""
 
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from agent.engine.model import Sysctl
 from agent.system.files import told_as
 
 ROOT = Path("/proc/sys")
+HOSTNAME = "kernel.hostname"
 
 
 def path_of(key: str, root: Path = ROOT) -> Path:
@@ -29,7 +31,9 @@ def put(sysctl: Sysctl, root: Path = ROOT) -> None:
     """Set a key, unless it has that value: some act each time that they are written."""
     path = path_of(sysctl.key, root)
     with told_as(f"set {sysctl.key}"):
-        if _canonical(path.read_text()) != _canonical(sysctl.value):
+        if sysctl.key == HOSTNAME:  # by its own call: /proc/sys is read-only in a container
+            socket.sethostname(sysctl.value)
+        elif _canonical(path.read_text()) != _canonical(sysctl.value):
             path.write_text(sysctl.value)
 
 

@@ -500,15 +500,18 @@ def _options(section: Section, leasable: tuple[_Served, ...]) -> Iterator[str]:
         home = next((s for s in leasable if host.address in s.network), None)
         if home is None:
             continue
-        routers = (
-            host.options.routers
-            if host.options.routers is not None
-            else (
-                section.options.routers if section.options.routers is not None else (home.own.ip,)
-            )
-        )
-        for line in _option_lines(host.options, routers[0] if routers else None):
+        options = host.options
+        routers = _first(options.routers, section.options.routers, (home.own.ip,))
+        if options.routers is not None and options.classless_routes is None:
+            # The network's routes name the network's gateway, which this guest does not take.
+            routes = {"classless_routes": section.options.classless_routes}
+            options = options.model_copy(update=routes)
+        for line in _option_lines(options, routers[0] if routers else None):
             yield f"tag:{_host_tag(mac)},{line}"
+
+
+def _first(*given: tuple[IPv4Address, ...] | None) -> tuple[IPv4Address, ...]:
+    return next(addresses for addresses in given if addresses is not None)
 
 
 _NO_OPTIONS = DhcpOptions()

@@ -57,14 +57,14 @@ def put(sets: Iterable[AddressSet]) -> None:
         _restore(wanted)
 
 
-def remove(name: str) -> None:
+def remove(name: str, patience: float = _PATIENCE) -> None:
     """Remove a set; does nothing where it is not. Raises CommandFailed while a rule matches it."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         done = run(["ipset", "destroy", name], timeout=_TIMEOUT, check=False)
         if done.returncode == 0 or b"does not exist" in done.stderr:
             return
-        if b"in use" not in done.stderr or time.monotonic() > deadline:
+        if b"in use" not in done.stderr or time.monotonic() >= deadline:
             raise CommandFailed(
                 done.argv, f"exit code {done.returncode}", stderr=done.stderr, retryable=True
             )

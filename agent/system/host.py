@@ -47,6 +47,7 @@ from agent.system.namespaces import Scratch, seen_at
 from agent.system.netlink import Netlink
 from agent.system.paths import Paths
 from agent.system.probes import Prober
+from agent.system.rehearsal import Rehearsal
 from agent.system.revisions import Revisions
 from agent.system.run import CommandFailed, run
 from agent.system.units import Units
@@ -61,7 +62,7 @@ class LinuxHost:
         self.netlink = Netlink()
         self.revisions = Revisions(self.paths)
         self._prober = Prober(self.netlink, self.units)
-        self._rehearsal = xtables.Rehearsal()
+        self._rehearsal = Rehearsal()
         self._checkers: Scratch | None = None
         self._readers = ThreadPoolExecutor(3, "observe")
         self._faults = Faults.of_this_machine(self.paths.run)

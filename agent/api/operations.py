@@ -292,7 +292,7 @@ class Operations:
     # -- descriptions -----------------------------------------------------------------------
 
     def get_schema(self, _: Call) -> Response:
-        return Response(schema(), headers={"Content-Type": "application/schema+json"})
+        return Response(schema())
 
     def get_openapi(self, _: Call) -> Response:
         return Response(openapi.description())

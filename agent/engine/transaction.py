@@ -158,7 +158,7 @@ class Engine:
             document = self._merged(data) if patch else self._parse(data)
             if not patch:
                 _check_generation(state, document)
-            target = self._prepare(self._revision(state, document, "plan"))
+            target = self._prepare(self._revision(state, document, "plan"), "push")
             self._host.discard([n for n in (state.current, state.confirmed) if n is not None])
             return self._diff(target, state)[0]
 
@@ -266,7 +266,7 @@ class Engine:
             self._fold_all_counters()
             for number in self._bootable(state):
                 try:
-                    target = self._prepare(self._store.revision(number), check=False)
+                    target = self._prepare(self._store.revision(number), "boot")
                 except (InvalidDocument, CheckFailed, EngineError) as error:
                     log.error("revision %d cannot be restored: %s", number, error)
                     continue
@@ -300,7 +300,7 @@ class Engine:
             log.error("there is no boot configuration: staying closed")
             return Degraded("there is no boot configuration and no earlier revision")
         document = boot_document(self._boot)
-        target = self._prepare(self._revision(state, document, "boot"))
+        target = self._prepare(self._revision(state, document, "boot"), "boot")
         self._store.put_revision(target.revision)
         return self._boot_into(replace(state, last=target.revision.info.number), target)
 
@@ -322,9 +322,9 @@ class Engine:
     ) -> Outcome:
         revision = self._revision(state, document, cause, origin)
         number = revision.info.number
-        self._host.fault("received")
+        self._host.fault("push:received")
         try:
-            target = self._prepare(revision)
+            target = self._prepare(revision, "push")
         except CheckFailed as error:
             self._discard(state)
             return Refused((Problem(error.path, error.reason),))
@@ -345,10 +345,10 @@ class Engine:
             problems = (Problem(path, str(error)),) if path else ()
             return self._put_back(self._store.recover(), str(error), problems)
 
-    def _prepare(self, revision: Revision, *, check: bool = True) -> Target:
+    def _prepare(self, revision: Revision, phase: str) -> Target:
         """Stage, check and rehearse: nothing that runs is touched.
 
-        Raises InvalidDocument, CheckFailed, HostFull.
+        What has run before is not checked again. Raises InvalidDocument, CheckFailed, HostFull.
         """
         document, number = revision.document, revision.info.number
         desired = self._composer.compose(document, self._host.links(), self._boot)
@@ -356,8 +356,8 @@ class Engine:
             path: hashlib.sha256(file.content).hexdigest() for path, file in desired.files.items()
         }
         self._host.stage(number, desired)
-        self._host.fault("staged")
-        if check:
+        self._host.fault(f"{phase}:staged")
+        if phase == "push":
             running = self._running_files()
             commands = [
                 command
@@ -365,9 +365,9 @@ class Engine:
                 if any(files.get(path) != running.get(path) for path in command.reads)
             ]
             self._host.check(number, commands)
-            self._host.fault("checked")
+            self._host.fault(f"{phase}:checked")
         tables = self._rehearse(desired)
-        self._host.fault("rehearsed")
+        self._host.fault(f"{phase}:rehearsed")
         return Target(revision, desired, files, tables)
 
     def _rehearse(self, desired: Desired) -> Mapping[tuple[Family, Table], str]:
@@ -400,9 +400,9 @@ class Engine:
         number = target.revision.info.number
         excused, warnings = self._perform(plan, number, _bystanders(plan, target, previous))
         self._verify(target, excused)
-        self._host.fault("verified")
+        self._host.fault("push:verified")
         self._probe(target.desired, touched_units(plan) - excused)
-        self._host.fault("probed")
+        self._host.fault("push:probed")
         return warnings
 
     def _perform(
@@ -423,7 +423,7 @@ class Engine:
                 warnings.append(f"{error}: it was down before, and has nothing to do with this")
             if isinstance(step, PutTable):
                 folded.add((step.family, step.table))
-            self._host.fault(f"swap:{name(step)}")
+            self._host.fault(f"push:{name(step)}")
         self._fold({key: n for key, n in kernel.items() if (key.family, key.table) in folded})
         return frozenset(excused), tuple(warnings)
 
@@ -463,7 +463,7 @@ class Engine:
             self._store.put_state(replace(new, deadline=self._clock.now() + confirm_within))
         else:
             self._put_confirmed(replace(new, confirmed=number, deadline=None))
-        self._host.fault("committed")
+        self._host.fault("push:committed")
         self._store.clear_journal()
         self._discard(self._store.state())
         log.info(
@@ -476,7 +476,7 @@ class Engine:
 
     def _put_back(self, state: State, cause: str, problems: tuple[Problem, ...]) -> Outcome:
         """Make what runs the revision of `state` again, whatever the machine is now."""
-        self._host.fault("roll-back")
+        self._host.fault("roll-back:begun")
         try:
             target = self._fallback(state)
             number = target.revision.info.number
@@ -503,11 +503,11 @@ class Engine:
 
     def _fallback(self, state: State) -> Target:
         if state.current is not None:
-            return self._prepare(self._store.revision(state.current), check=False)
+            return self._prepare(self._store.revision(state.current), "roll-back")
         if self._boot is None:
             raise NothingApplied
         revision = self._revision(replace(state, last=-1), boot_document(self._boot), "boot")
-        return self._prepare(revision, check=False)
+        return self._prepare(revision, "roll-back")
 
     def _degrade(self, state: State, cause: str) -> Outcome:
         """Neither revision holds: keep established flows and management, close the rest."""
@@ -620,7 +620,7 @@ class Engine:
         except HostFull:
             self._store.forget(revision.info.number)
             raise
-        self._host.fault("journaled")
+        self._host.fault("push:journaled")
 
     def _put_confirmed(self, state: State) -> None:
         """Commit, and keep the firewall for a boot in which nothing of ours can start."""

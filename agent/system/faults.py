@@ -1,41 +1,43 @@
-"""Failing on purpose, at a named point, where the one who booted the machine asked for it.
+"""Failing on purpose, at named points, where the one who booted the machine asked for it.
 
-No shipped machine can be told to fail: the wish comes in a systemd credential only, which is
-read once.
+No shipped machine can be told to fail: the wishes come in a systemd credential only, which is
+read once. What has come true is kept in /run, so that each wish comes true once in a boot.
 """
 
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.system import credentials
 from agent.system.credentials import Credential
 
-_POWER = "power:"
 
-
-@dataclass(frozen=True, slots=True)
 class Faults:
-    """`wish` is a point, at which the process kills itself, or `power:POINT`, where it stops.
+    """Wishes such as `kill:push:put-table power:push:flip`, which come true one after another.
 
-    The latter leaves the file `reached` and waits for somebody to pull the plug.
+    `kill:POINT` ends the process there, at once. `power:POINT` stops it there, for somebody to
+    pull the plug; that it got there is the last line of `reached`.
     """
 
-    wish: str
-    reached: Path
+    def __init__(self, wishes: str, reached: Path) -> None:
+        self._wishes = wishes.split()
+        self._reached = reached
 
     @classmethod
     def of_this_machine(cls, run: Path) -> "Faults":
-        wish = credentials.read(Credential.FAULT) or b""
-        return cls(wish.decode().strip(), run / "fault-reached")
+        wishes = credentials.read(Credential.FAULT) or b""
+        return cls(wishes.decode(), run / "faults-reached")
 
     def at(self, point: str) -> None:
-        if not self.wish:
+        """Do what is wished for at this point, if it is the next one."""
+        if not self._wishes:
             return
-        if self.wish == point:
+        done = self._reached.read_text().split() if self._reached.exists() else []
+        if self._wishes[len(done) :][:1] not in ([f"kill:{point}"], [f"power:{point}"]):
+            return
+        wish = self._wishes[len(done)]
+        self._reached.write_text("".join(f"{line}\n" for line in [*done, wish]))
+        if wish.startswith("kill:"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.wish == _POWER + point:
-            self.reached.write_text(point)
-            while True:
-                signal.pause()
+        while True:
+            signal.pause()

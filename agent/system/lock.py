@@ -7,13 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.engine.errors import Busy
+
 _PAUSE = 0.02  # seconds between two tries
-
-
-class Busy(Exception):
-    """Another transaction runs."""
-
-    retryable = True
 
 
 @contextlib.contextmanager
@@ -36,7 +32,7 @@ def _take(descriptor: int, deadline: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise Busy("another change is under way") from None
+                raise Busy from None
             time.sleep(_PAUSE)
         else:
             return

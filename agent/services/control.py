@@ -192,7 +192,7 @@ def check(section: Section, context: Context, artifacts: Artifacts) -> tuple[Com
     """haproxy loads the certificates, and refuses a key that is not the certificate's."""
     if not artifacts.units:
         return ()
-    argv = ("haproxy", "-c", "-q", "-f", f"{CURRENT}/{CONFIGURATION}")
+    argv = ("haproxy", "-c", "-f", f"{CURRENT}/{CONFIGURATION}")
     return (Command(argv, path=pointer(SECTION)),)
 
 

@@ -370,7 +370,7 @@ def _openings(section: Section, context: Context) -> Iterator[Opening]:
 def check(section: Section, context: Context, artifacts: Artifacts) -> tuple[Command, ...]:
     if not artifacts.units:
         return ()
-    argv = ("haproxy", "-c", "-q", "-f", f"{CURRENT}/{CONFIGURATION}")
+    argv = ("haproxy", "-c", "-f", f"{CURRENT}/{CONFIGURATION}")
     return (Command(argv, path=pointer(SECTION)),)
 
 

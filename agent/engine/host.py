@@ -3,7 +3,7 @@
 `agent.system.host.LinuxHost` is the real one; tests/unit/engine has one in memory.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,8 +101,12 @@ class Host(Protocol):
     def counters(self) -> Mapping[CounterKey, Count]:
         """The kernel's own figures now; they begin again whenever a table is replaced."""
 
-    def discard(self, keep: Sequence[int]) -> None:
-        """Remove staged revisions that are not to be kept, and objects that none of them names."""
+    def missing_blobs(self, wanted: Collection[str]) -> frozenset[str]:
+        """Which of these blobs (by SHA-256) have not been uploaded."""
+
+    def discard(self, keep: Sequence[int], blobs: Collection[str]) -> None:
+        """Remove staged revisions that are not to be kept, and objects that none of them names;
+        and blobs that are not among `blobs`, unless they were uploaded a moment ago."""
 
     def arm(self, revision: int, seconds: float) -> None:
         """Have the machine, not this process, roll `revision` back after `seconds`."""

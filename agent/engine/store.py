@@ -287,7 +287,7 @@ class Store:
 
 
 def _blobs(revision: Revision) -> frozenset[str]:
-    """Every string of the document that looks like a blob's name: sparing too much is safe."""
+    """Every string of a document that looks like a blob's name: sparing too much is safe."""
     found: set[str] = set()
     stack: list[Any] = [revision.document.value]
     while stack:

@@ -8,7 +8,7 @@ log. One change at a time, over all processes: the lock dies with who holds it.
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -49,6 +49,7 @@ from agent.engine.model import (
     Step,
     Table,
     Unchanged,
+    pointer,
 )
 from agent.engine.plan import describe, diff, name, touched_units
 from agent.engine.store import Journal, Revision, RevisionInfo, State, Store
@@ -159,8 +160,9 @@ class Engine:
             if not patch:
                 _check_generation(state, document)
             target = self._prepare(self._revision(state, document, "plan"), "push")
-            self._host.discard([n for n in (state.current, state.confirmed) if n is not None])
-            return self._diff(target, state)[0]
+            plan = self._diff(target, state)[0]
+            self._discard(state)
+            return plan
 
     # -- changing ---------------------------------------------------------------------------
 
@@ -352,6 +354,8 @@ class Engine:
         """
         document, number = revision.document, revision.info.number
         desired = self._composer.compose(document, self._host.links(), self._boot)
+        if missing := self._host.missing_blobs(desired.blobs):
+            raise InvalidDocument(_missing(document, missing))
         files = {
             path: hashlib.sha256(file.content).hexdigest() for path, file in desired.files.items()
         }
@@ -666,7 +670,7 @@ class Engine:
         """Remove what is no longer needed, on disk and in /run."""
         wanted = frozenset(n for n in (state.current, state.confirmed) if n is not None)
         self._store.prune(wanted)
-        self._host.discard(sorted(wanted))
+        self._host.discard(sorted(wanted), self._store.blobs_in_use())
 
 
 def boot_document(boot: BootConfig) -> Document:
@@ -680,6 +684,17 @@ def boot_document(boot: BootConfig) -> Document:
             "site": {"hostname": boot.hostname, "nics": nics},
         }
     )
+
+
+def _missing(document: Document, blobs: Collection[str]) -> Iterator[Problem]:
+    """A problem wherever the document names a blob that is not there."""
+    waiting: list[tuple[str, object]] = [("", document.value)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(path + pointer(key), child) for key, child in value.items()]
+        elif isinstance(value, str) and value in blobs:
+            yield Problem(path, "names a blob that has not been uploaded", f"PUT /v1/blobs/{value}")
 
 
 def _check_generation(state: State, document: Document) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from agent.system.paths import Paths
 
 LARGEST = 64 * 1024 * 1024  # bytes
 _CHUNK = 256 * 1024
+GRACE = 3600.0  # seconds
 _NAME = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -71,17 +73,18 @@ class Blobs:
         with os.scandir(self.paths.blobs) as entries:
             return {e.name: e.stat().st_size for e in entries if _NAME.match(e.name)}
 
-    def discard(self, keep: Collection[str]) -> int:
-        """Remove all blobs but these, and what broken uploads left; how many bytes that freed."""
+    def discard(self, keep: Collection[str]) -> None:
+        """Remove all blobs but these, and what broken uploads left, once they are an hour old.
+
+        What has just been uploaded waits for the document that will name it.
+        """
         if not self.paths.blobs.is_dir():
-            return 0
-        freed = 0
-        with files.told_as("discard blobs"):
-            for path in self.paths.blobs.iterdir():
-                if path.name not in keep:
-                    freed += path.stat().st_size
-                    path.unlink()
-        return freed
+            return
+        before = time.time() - GRACE
+        with files.told_as("discard blobs"), os.scandir(self.paths.blobs) as entries:
+            for entry in entries:
+                if entry.name not in keep and entry.stat().st_mtime < before:
+                    Path(entry.path).unlink(missing_ok=True)
 
     def _path(self, digest: str) -> Path:
         if not _NAME.match(digest):

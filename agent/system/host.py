@@ -1,6 +1,6 @@
 """The machine: `agent.engine.host.Host`, put together from the modules beside this one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, assert_never
 
@@ -42,6 +42,7 @@ from agent.engine.model import (
     Unit,
 )
 from agent.system import addresssets, announce, conntrack, dnsmasq, haproxy, sysctl, xtables
+from agent.system.blobs import Blobs
 from agent.system.faults import Faults
 from agent.system.namespaces import Scratch, seen_at
 from agent.system.netlink import Netlink
@@ -61,6 +62,7 @@ class LinuxHost:
         self.units = Units(wait=wait_for_units)
         self.netlink = Netlink()
         self.revisions = Revisions(self.paths)
+        self.blobs = Blobs(self.paths)
         self._prober = Prober(self.netlink, self.units)
         self._rehearsal = Rehearsal()
         self._checkers: Scratch | None = None
@@ -214,8 +216,12 @@ class LinuxHost:
         except CommandFailed as failure:
             raise StepFailed("read counters", str(failure)) from failure
 
-    def discard(self, keep: Sequence[int]) -> None:
+    def missing_blobs(self, wanted: Collection[str]) -> frozenset[str]:
+        return frozenset(wanted) - self.blobs.sizes().keys() if wanted else frozenset()
+
+    def discard(self, keep: Sequence[int], blobs: Collection[str]) -> None:
         self.revisions.discard(keep)
+        self.blobs.discard(blobs)
 
     def arm(self, revision: int, seconds: float) -> None:
         self.units.arm(revision, seconds)

@@ -4,7 +4,7 @@ What it stands for is proved right by tests/lab, where the same transactions run
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,6 +76,7 @@ class MemoryHost:
     units: dict[str, str] = field(default_factory=dict)
     staged: dict[int, dict[str, str]] = field(default_factory=dict)
     current: int | None = None
+    blobs: set[str] = field(default_factory=set)
     armed: tuple[int, float] | None = None
     log: list[str] = field(default_factory=list)
     deaths: list[str] = field(default_factory=list)  # fault points at which to die, in order
@@ -187,7 +188,11 @@ class MemoryHost:
     def counters(self) -> Mapping[CounterKey, Count]:
         return {}
 
-    def discard(self, keep: Sequence[int]) -> None:
+    def missing_blobs(self, wanted: Collection[str]) -> frozenset[str]:
+        return frozenset(wanted) - self.blobs
+
+    def discard(self, keep: Sequence[int], blobs: Collection[str]) -> None:
+        self.blobs &= set(blobs)
         wanted = {*keep, self.current}
         self.staged = {n: files for n, files in self.staged.items() if n in wanted}
 

@@ -156,6 +156,19 @@ def test_references_that_lead_nowhere_are_all_reported(machine: Machine) -> None
     ]
 
 
+def test_blob_that_was_not_uploaded_is_a_problem_where_it_is_named(machine: Machine) -> None:
+    document = json.loads(router(1))
+    document["user_data"] = {
+        "guests": {"10.1.1.10": {"mac": "02:00:00:00:01:01", "user_data": "a" * 64}}
+    }
+    with pytest.raises(InvalidDocument) as caught:
+        machine.engine.push(json.dumps(document).encode())
+    assert [p.path for p in caught.value.problems] == ["/user_data/guests/10.1.1.10/user_data"]
+    machine.host.blobs = {"a" * 64, "b" * 64}
+    assert isinstance(machine.engine.push(json.dumps(document).encode()), Committed)
+    assert machine.host.blobs == {"a" * 64}
+
+
 def test_what_a_checker_refuses_touches_nothing(machine: Machine) -> None:
     machine.engine.push(router(1))
     before = machine.host.snapshot()

@@ -1,7 +1,7 @@
 """What tests of the firewall and of NAT need: a router's context, and its rules as text."""
 
 from collections.abc import Sequence
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Address, ip_interface
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -28,7 +28,7 @@ CONTEXT = Context(
                 ip_interface("203.0.113.11/24"),
                 ip_interface("2001:db8::10/64"),
             ),
-            gateway=ip_address("203.0.113.1"),  # type: ignore[arg-type] - an IPv4 literal
+            gateway=IPv4Address("203.0.113.1"),
         ),
     ),
 )

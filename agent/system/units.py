@@ -4,6 +4,7 @@ Over D-Bus, as org.freedesktop.systemd1(5) describes it. A job is waited for to 
 systemd's answer to the call only says that it was queued.
 """
 
+import json
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ class Units:
             self.stop(row[0])
 
     def _job(self, verb: str, member: str, name: str, *, wait: bool = True) -> None:
+        since = time.time()
         try:
             with connect(self.bus) as bus:
                 if verb in {"start", "restart"}:
@@ -139,7 +141,7 @@ class Units:
                 return
             raise StepFailed(f"{verb} {name}", str(error)) from error
         if result not in _DONE:
-            raise StepFailed(f"{verb} {name}", _why(name, result))
+            raise StepFailed(f"{verb} {name}", _why(name, result, since))
 
 
 def _listed(bus: Bus, names: Collection[str]) -> list[tuple[Any, ...]]:
@@ -185,11 +187,13 @@ def _finish(bus: Bus, member: str, name: str) -> str:
     return f"not finished after {_JOB_TIMEOUT:g} s"
 
 
-def _why(name: str, result: str) -> str:
-    """A job's result, with the last words of the unit."""
+def _why(name: str, result: str, since: float) -> str:
+    """A job's result, with the last words that the unit's own processes wrote to the journal."""
+    argv = ["journalctl", "-u", name, "-n", "20", "-o", "json", "--no-pager"]
+    argv += [f"--since=@{since:.6f}", "--output-fields=MESSAGE,_PID"]
     try:
-        said = run(["journalctl", "-u", name, "-n", "5", "-o", "cat", "--no-pager"], timeout=3.0)
+        lines = [json.loads(line) for line in run(argv, timeout=3.0).text.splitlines()]
     except CommandFailed:
         return result
-    words = " / ".join(said.text.split("\n")).strip(" /")
+    words = " / ".join(str(line.get("MESSAGE")) for line in lines if line.get("_PID") != "1")
     return f"{result}: {words}" if words else result

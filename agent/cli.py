@@ -392,9 +392,8 @@ def print_status(answer: Mapping[str, Any]) -> None:
     say(table(_INTERFACE_TITLES, _interfaces(answer["interfaces"]), "  "))
 
 
-def _pair(name: str, text: str) -> Iterator[str]:
-    for i, line in enumerate(_wrap(plain(text), width() - 10)):
-        yield f"{'' if i else name:<10}{line}"
+def _pair(name: str, text: str) -> list[str]:
+    return _hang(f"{name:<10}", text)
 
 
 def _running(answer: Mapping[str, Any]) -> Iterator[str]:
@@ -591,24 +590,25 @@ def show(client: Client, options: argparse.Namespace) -> Any:
 
 EXAMPLES = """\
 first look:
-  sysvmctl status                      who this VM is, what runs, is it as asked
-  sysvmctl show rules                  the firewall with its counters
-  sysvmctl logs dnsmasq                the last lines of a service's journal
+  sysvmctl status                who this VM is, what runs, is it as asked
+  sysvmctl show rules            the firewall with its counters
+  sysvmctl logs dnsmasq          the last lines of a service's journal
 
 change something:
-  sysvmctl plan router.json            what would be done; nothing is
-  sysvmctl apply router.json           become what the document says, or stay what it was
-  sysvmctl apply router.json --confirm 120
-                                       go back after 120 s, unless
-  sysvmctl confirm                     says that all is well
-  sysvmctl rollback                    the document before this one
-  echo '{"generation": 8, "dns": {"records": {"db": null}}}' | sysvmctl patch -
+  sysvmctl plan vm.json          what would be done; nothing is
+  sysvmctl apply vm.json         become what it says, or stay what it was
+  sysvmctl apply vm.json --confirm 120
+                                 go back after 120 s, unless
+  sysvmctl confirm               says that all is well
+  sysvmctl rollback              back to the document before this one
+  echo '{"generation": 8, "site": {"domain": "net1.example"}}' |
+    sysvmctl patch -             change one thing
 
 what has been:
-  sysvmctl history                     revisions, newest first
-  sysvmctl diff                        what the last change changed
+  sysvmctl history               revisions, newest first
+  sysvmctl diff                  what the last change changed
 
-exit codes: 0 well; 1 the VM said no (refused, rolled back); 2 wrong usage, or no agent
+exit codes: 0 well; 1 the VM said no; 2 wrong usage, or no agent
 """
 
 
@@ -628,7 +628,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(error)
         return SAID_NO
     except Unusable as error:
-        print(f"sysvmctl: {plain(error)}; {error.hint}", file=sys.stderr)
+        print(
+            *_hang("sysvmctl: ", error), *_hang("  next: ", error.hint), sep="\n", file=sys.stderr
+        )
         return UNUSABLE
     except BrokenPipeError:  # `sysvmctl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -660,18 +662,29 @@ _NEXT: Mapping[str, str] = {
 def _complain(error: SaidNo) -> None:
     """What, where, next: on standard error."""
     problem = error.problem
-    lines = [f"sysvmctl: {error.name}: {plain(error)}"]
+    lines = _hang("sysvmctl: ", f"{error.name}: {error}")
     found = problem.get("problems", [])
     if problem.get("detail") and (not found or error.name == "did-not-hold"):
-        lines.append(f"  {plain(problem['detail'])}")
+        lines += _hang("  ", problem["detail"])
     for part in found:
-        lines.append(f"  {plain(part['path'] or '/')}: {plain(part['message'])}")
+        lines += _hang("  ", f"{part['path'] or '/'}: {part['message']}")
         if part.get("hint"):
-            lines.append(f"      {plain(part['hint'])}")
+            lines += _hang("      ", part["hint"])
     hint = _NEXT.get(error.name) or problem.get("hint")
     if hint:
-        lines.append(f"  next: {plain(hint)}")
+        lines += _hang("  next: ", hint)
     print("\n".join(lines), file=sys.stderr)
+
+
+def _hang(label: str, text: object) -> list[str]:
+    """A label and its text, wrapped beside it; words stay whole, to be copied from the screen."""
+    lines: list[str] = []
+    for word in plain(text).split():
+        if lines and len(label) + len(lines[-1]) + 1 + len(word) <= width():
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [f"{' ' * len(label) if i else label}{line}" for i, line in enumerate(lines or [""])]
 
 
 def _seconds(text: str) -> float:

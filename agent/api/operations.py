@@ -124,7 +124,8 @@ class Operations:
         return Response(Planned(describe(plan)))
 
     def _change(self, act: Callable[[], Outcome]) -> Response:
-        first = self._engine.state().current is None
+        current = self._current()
+        first = current is None or current.info.cause == "boot"
         began = time.monotonic()
         outcome = act()
         duration = time.monotonic() - began

@@ -29,7 +29,7 @@ SOCKET = Path("/run/sysvm/control.sock")
 GROUP = "sysvm"
 
 THREADS = 4
-CONNECTIONS = 20
+CONNECTIONS = 64  # sysvm-front keeps half as many, so that sysvmctl always gets in
 IDLE = 30  # seconds after which a connection without a request is closed
 GRACE = 15.0  # seconds that requests under way have when the agent is stopped
 HEADER = 64 * 1024  # bytes

@@ -241,7 +241,7 @@ def _nat(desired: Desired, counters: Mapping[CounterKey, Count]) -> Iterator[Nat
         match rule.target:
             case Dnat():
                 kind, nic, ports = "destination", rule.in_nic, rule.target.ports
-                original = _network(rule.destination or rule.original_destination)
+                original = _network(rule.destination or rule.flow_destination)
             case Snat():
                 kind, nic, ports = "source", rule.out_nic, None
                 original = _network(rule.source)

@@ -239,6 +239,12 @@ class FakeEngine:
 
     # inside
 
+    def current_is_of_the_boot(self) -> None:
+        """As it is before the first push: the boot configuration's own document runs."""
+        current = self.current()
+        info = replace(current.info, cause="boot")
+        self.kept[info.number] = Revision(info, current.document)
+
     def degrade(self, why: str) -> None:
         self._state = replace(self._state, degraded=why)
 

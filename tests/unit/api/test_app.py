@@ -65,6 +65,13 @@ def test_first_document_is_created_and_comes_back_as_it_was(client: FlaskClient)
     assert got.headers["ETag"] == response.headers["ETag"] == f'"{sha256(document())}"'
 
 
+def test_first_document_after_a_boot_is_created(client: FlaskClient, engine: FakeEngine) -> None:
+    put(client, 0)
+    engine.current_is_of_the_boot()
+    assert put(client).status_code == 201
+    assert put(client, 2).status_code == 200
+
+
 def test_next_document_is_200(client: FlaskClient) -> None:
     put(client)
     assert put(client, 2).status_code == 200

@@ -81,11 +81,11 @@ class Netlink:
 
     def addresses(self, nics: Collection[str]) -> frozenset[Address]:
         """Permanent addresses of global scope on these NICs."""
-        names = self._names()
+        names = {index: name for index, name in socket.if_nameindex() if name in nics}
         return frozenset(
             Address(names[message["index"]], _interface(message))
             for message in self._read(lambda kernel: kernel.get_addr())
-            if names.get(message["index"]) in nics
+            if message["index"] in names
             and message["family"] in _FAMILY
             and message["scope"] == _SCOPE_GLOBAL
             and _is_permanent(message)
@@ -93,7 +93,7 @@ class Netlink:
 
     def routes(self) -> frozenset[Route]:
         """The routes of ours."""
-        names = self._names()
+        names = dict(socket.if_nameindex())
         return frozenset(
             _route(message, names)
             for af in _AF.values()
@@ -115,7 +115,7 @@ class Netlink:
     def set_link(self, link: Link) -> None:
         """Set a NIC's MTU, and put it up or down."""
         with self._changing(f"set link {link.name}") as kernel:
-            index = self._index(link.name)
+            index = _index(link.name)
             kernel.link("set", index=index, mtu=link.mtu, state="up" if link.up else "down")
 
     def add_address(self, address: Address) -> None:
@@ -161,7 +161,7 @@ class Netlink:
 
     def _kernel(self) -> IPRoute:
         if self._socket is None:
-            self._socket = IPRoute()
+            self._socket = IPRoute(strict_check=True)  # lets the kernel filter
         return self._socket
 
     def _read(self, ask: Callable[[Any], Iterable[Any]]) -> tuple[Any, ...]:
@@ -192,19 +192,9 @@ class Netlink:
                 if error.errno not in fine:
                     raise StepFailed(step, str(error)) from error
 
-    def _names(self) -> Mapping[int, str]:
-        messages = self._read(lambda kernel: kernel.get_links())
-        return {message["index"]: message.get_attr("IFLA_IFNAME") for message in messages}
-
-    def _index(self, nic: str) -> int:
-        found: list[int] = self._kernel().link_lookup(ifname=nic)
-        if not found:
-            raise NetlinkError(errno.ENODEV, f"there is no NIC {nic}")
-        return found[0]
-
     def _address(self, address: Address) -> Mapping[str, Any]:
         return {
-            "index": self._index(address.nic),
+            "index": _index(address.nic),
             "family": _AF[Family(address.interface.version)],
             "address": str(address.interface.ip),
             "prefixlen": address.interface.network.prefixlen,
@@ -214,7 +204,7 @@ class Netlink:
         message: dict[str, Any] = {
             "family": _AF[Family(route.destination.version)],
             "dst": str(route.destination),
-            "oif": self._index(route.nic),
+            "oif": _index(route.nic),
             "table": route.table,
             "proto": OURS,
         }
@@ -238,6 +228,13 @@ class Netlink:
             )
         if route not in mine:
             kernel.route("replace", **message)
+
+
+def _index(nic: str) -> int:
+    try:
+        return socket.if_nametoindex(nic)
+    except OSError as error:
+        raise NetlinkError(errno.ENODEV, f"there is no NIC {nic}") from error
 
 
 def forget_flows(tuples: Iterable[Tuple]) -> int:
@@ -275,7 +272,12 @@ def _forget(kernel: Any, flow: Tuple) -> bool:
 
 
 def _routes_of(af: socket.AddressFamily) -> Callable[[Any], Iterable[Any]]:
-    return lambda kernel: kernel.get_routes(family=af)
+    """Only those of ours: a VM with 1,000 addresses has 3,000 routes that are the kernel's."""
+
+    def ask(kernel: Any) -> Iterable[Any]:
+        return kernel.route("dump", family=af, proto=OURS, table=0, dump_filter=lambda _: True)  # type: ignore[no-any-return]
+
+    return ask
 
 
 def _rules_of(af: socket.AddressFamily) -> Callable[[Any], Iterable[Any]]:

@@ -1,8 +1,8 @@
 """Wires it all: the only module that knows every part.
 
-    python -m agent.main serve       the agent: recover, then answer on the control socket
-    python -m agent.main restore     at boot, before the network: the last confirmed revision
-    python -m agent.main expire N    by the confirm timer: roll revision N back if it still waits
+python -m agent.main serve       the agent: recover, then answer on the control socket
+python -m agent.main restore     at boot, before the network: the last confirmed revision
+python -m agent.main expire N    by the confirm timer: roll revision N back if it still waits
 """
 
 import argparse
@@ -137,6 +137,7 @@ def _watch(engine: Engine, stop: threading.Event) -> None:
         try:
             drift = describe(engine.drift())
             engine.save_counters()
+            engine.tidy()
         except (EngineError, HostFull, StepFailed) as error:
             log.warning("cannot look for drift: %s", error)
             continue

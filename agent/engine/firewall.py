@@ -1,5 +1,6 @@
 """Firewall text from typed rules, in the language of iptables-restore(8)."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from agent.engine.model import (
@@ -22,6 +23,9 @@ from agent.engine.model import (
 # Members of an address set at most; all sets alike, for ipset refuses to create one that is there
 # with another figure.
 LARGEST_SET = 1024 * 1024
+
+# Edits of a table at most; more are slower than loading it anew.
+LARGEST_DELTA = 400
 
 BUILT_IN: Mapping[Table, tuple[str, ...]] = {
     Table.RAW: ("PREROUTING", "OUTPUT"),
@@ -60,6 +64,71 @@ def tables(chains: Sequence[Chain], rules: Sequence[Rule]) -> Mapping[tuple[Fami
             text += ["COMMIT", ""]
             texts[family, table] = "\n".join(text)
     return texts
+
+
+def delta(was: str, now: str) -> str | None:
+    """What `iptables-restore --noflush` needs to make canonical text `now` of `was`.
+
+    Rules that stay are not touched, and count on. None where so much changes that the whole
+    table is better loaded anew.
+    """
+    old_policies, old = _parse(was)
+    policies, new = _parse(now)
+    lines = [
+        f":{chain} {policies[chain]} [0:0]"
+        for chain in new
+        if policies[chain] != old_policies.get(chain)
+    ]
+    for chain, rules in new.items():
+        edits = _edits(chain, old.get(chain, []), rules)
+        if edits is None:
+            return None
+        lines += edits
+    gone = [chain for chain in old if chain not in new]
+    lines += [f"-F {chain}" for chain in gone] + [f"-X {chain}" for chain in gone]
+    if len(lines) > LARGEST_DELTA:
+        return None
+    return "\n".join([now.partition("\n")[0], *lines, "COMMIT", ""])
+
+
+def _parse(text: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Policies and rules by chain, in the text's order."""
+    policies: dict[str, str] = {}
+    rules: dict[str, list[str]] = {}
+    for text_line in text.splitlines():
+        if text_line.startswith(":"):
+            chain, policy, _ = text_line[1:].split(" ", 2)
+            policies[chain] = policy
+            rules[chain] = []
+        elif text_line.startswith("-A "):
+            rules[text_line.split(" ", 2)[1]].append(text_line)
+    return policies, rules
+
+
+def _edits(chain: str, old: list[str], new: list[str]) -> list[str] | None:
+    """Deletions from the last to the first, then insertions in order (rule numbers from 1)."""
+    if old == new:
+        return []
+    start = 0
+    while start < min(len(old), len(new)) and old[start] == new[start]:
+        start += 1
+    end = 0
+    while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
+        end += 1
+    before, after = old[start : len(old) - end], new[start : len(new) - end]
+    if len(before) + len(after) > LARGEST_DELTA:
+        return None
+    deletions: list[str] = []
+    insertions: list[str] = []
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    for verb, first, last, first_new, last_new in matcher.get_opcodes():
+        if verb != "equal":
+            deletions += [f"-D {chain} {start + n + 1}" for n in range(first, last)]
+            insertions += [
+                f"-I {chain} {start + n + 1}" + after[n].removeprefix(f"-A {chain}")
+                for n in range(first_new, last_new)
+            ]
+    return deletions[::-1] + insertions
 
 
 def sets_text(sets: Iterable[AddressSet]) -> str:

@@ -593,12 +593,17 @@ class RemoveSet:
 
 @dataclass(frozen=True, slots=True)
 class PutTable:
-    """Replace one table of the firewall by canonical text, at once."""
+    """Make one table of the firewall this canonical text, at once.
+
+    `edits` is the same as a change of `was` (iptables-restore --noflush), where there are few:
+    faster, and rules that stay go on counting.
+    """
 
     family: Family
     table: Table
     text: str
     was: str
+    edits: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ no longer wanted. A plan for a machine that is as it should be is empty.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import assert_never
 
+from agent.engine.firewall import delta
 from agent.engine.model import (
     ACCEPT,
     AddAddress,
@@ -103,7 +104,7 @@ def _tables(tables: Mapping[tuple[Family, Table], str], observed: Observed) -> I
         for family in Family:
             wanted, was = tables[family, table], observed.firewall[family, table]
             if wanted != was:
-                yield PutTable(family, table, wanted, was)
+                yield PutTable(family, table, wanted, was, delta(was, wanted))
 
 
 def _sysctls(desired: Desired, observed: Observed) -> Iterator[Step]:
@@ -283,7 +284,7 @@ def _lines(step: Step) -> Iterator[str]:  # noqa: C901 - one case for each kind 
             yield from _set_lines(address_set, was)
         case RemoveSet(address_set):
             yield f"- set {address_set.name} ({len(address_set.members)} members)"
-        case PutTable(family, table, text, was):
+        case PutTable(family, table, text, was, _):
             yield from _table_lines(f"ipv{int(family)} {table}", was, text)
         case SetLink(link, was):
             yield from _link_lines(link, was)

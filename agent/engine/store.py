@@ -1,7 +1,7 @@
 """What outlives a reboot: documents of the last revisions, which one runs, and the journal.
 
-    state.json              which revision runs, which is confirmed, the greatest generation seen
-    journal.json            a transaction that has been begun and not ended
+    state.json              which revision runs, which is confirmed, the greatest generation seen,
+                            and the journal: the revision that is being made, if one is
     revisions/N.json        the document and how it came about
     counters.json           what the kernel counted before its counters last began again
     firewall/{sets,v4,v6}   the confirmed firewall, as text, for a boot in which Python is broken
@@ -26,11 +26,14 @@ KEPT = 10  # revisions
 class Disk(Protocol):
     """How the store writes: whole files, durable when the call returns."""
 
-    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
-        """Replace a file: temporary file, fsync, rename, fsync of the folder. Raises HostFull."""
+    def write(self, path: Path, content: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
+        """Replace a file: temporary file, fsync, rename, fsync of the folder. Raises HostFull.
+
+        Without `durable` the fsyncs are left out: a power cut may take the last change back.
+        """
 
     def remove(self, path: Path) -> None:
-        """Remove a file, durably; nothing happens where there is none."""
+        """Remove a file; nothing happens where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,10 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Which revision runs. `current` differs from `confirmed` while one is provisional."""
+    """Which revision runs. `current` differs from `confirmed` while one is provisional.
+
+    `making` is the journal: a transaction for that revision has been begun and not ended.
+    """
 
     current: int | None = None
     confirmed: int | None = None
@@ -62,19 +68,11 @@ class State:
     digest: str = ""  # of the document with that generation
     last: int = 0  # the last revision's number, used or not
     degraded: str = ""  # why, where neither revision could be made to hold
+    making: int | None = None
 
     @property
     def provisional(self) -> bool:
         return self.current is not None and self.current != self.confirmed
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """A transaction under way: `source` ran before it, `target` is what it makes."""
-
-    source: int | None
-    target: int
-    cause: str
 
 
 class Store:
@@ -84,6 +82,8 @@ class Store:
         self._folder = folder
         self._disk = disk
         self._parsed: dict[int, Revision] = {}
+        self._blobs: dict[int, frozenset[str]] = {}
+        self._firewall: dict[str, str] = {}
 
     # -- state ------------------------------------------------------------------------------
 
@@ -98,34 +98,15 @@ class Store:
             raise UnreadableState(str(self._folder / "state.json"), str(error)) from error
 
     def put_state(self, state: State) -> None:
-        """The point at which a transaction is committed."""
+        """With `making`, the point at which a transaction is begun; without, committed."""
         self._write("state.json", asdict(state))
-
-    def journal(self) -> Journal | None:
-        """Raises UnreadableState."""
-        value = self._read(self._folder / "journal.json")
-        if value is None:
-            return None
-        try:
-            return Journal(**value)
-        except TypeError as error:
-            raise UnreadableState(str(self._folder / "journal.json"), str(error)) from error
-
-    def put_journal(self, journal: Journal) -> None:
-        self._write("journal.json", asdict(journal))
-
-    def clear_journal(self) -> None:
-        self._disk.remove(self._folder / "journal.json")
 
     def recover(self) -> State:
         """The state, or the newest whole revision's where state.json cannot be read."""
         try:
             return self.state()
         except UnreadableState:
-            unfinished = self._unfinished()
             for number in reversed(self._numbers()):
-                if number == unfinished:
-                    continue
                 try:
                     found = self.revision(number)
                 except (UnreadableState, NoSuchRevision):
@@ -140,13 +121,6 @@ class Store:
                 )
             raise
 
-    def _unfinished(self) -> int | None:
-        try:
-            journal = self.journal()
-        except UnreadableState:
-            return None
-        return journal.target if journal else None
-
     # -- revisions --------------------------------------------------------------------------
 
     def put_revision(self, revision: Revision) -> None:
@@ -154,6 +128,7 @@ class Store:
         value = {**asdict(revision.info), "document": revision.document.value}
         self._disk.write(self._folder / "revisions" / f"{number}.json", canonical(value))
         self._parsed[number] = revision
+        self._blobs.pop(number, None)
 
     def revision(self, number: int, previous: Document | None = None) -> Revision:
         """Raises NoSuchRevision, UnreadableState."""
@@ -202,9 +177,12 @@ class Store:
 
     def blobs_in_use(self) -> frozenset[str]:
         """Blobs that a kept revision names, for their removal to spare."""
-        return frozenset(
-            blob for info in self.revisions() for blob in _blobs(self.revision(info.number))
-        )
+        numbers = [info.number for info in self.revisions()]
+        for number in numbers:
+            if number not in self._blobs:
+                self._blobs[number] = _blobs(self.revision(number))
+        self._blobs = {number: self._blobs[number] for number in numbers}
+        return frozenset().union(*self._blobs.values())
 
     def _numbers(self) -> list[int]:
         folder = self._folder / "revisions"
@@ -250,20 +228,21 @@ class Store:
         return found
 
     def _put_counts(self, name: str, counters: Mapping[CounterKey, Count]) -> None:
-        self._write(
-            name,
-            {
-                f"{int(k.family)} {k.table} {k.chain} {k.comment}": [c.packets, c.bytes]
-                for k, c in counters.items()
-            },
-        )
+        value = {
+            f"{int(k.family)} {k.table} {k.chain} {k.comment}": [c.packets, c.bytes]
+            for k, c in counters.items()
+        }
+        self._disk.write(self._folder / name, canonical(value), durable=False)
 
-    def put_firewall(self, sets: str, texts: Mapping[Family, str]) -> None:
-        """Keep what closes the VM at a boot in which nothing of ours can start."""
-        folder = self._folder / "firewall"
-        self._disk.write(folder / "sets", sets.encode())
-        for family, text in texts.items():
-            self._disk.write(folder / f"v{int(family)}", text.encode())
+    def put_firewall(self, parts: Mapping[str, str]) -> None:
+        """Keep what closes the VM at a boot in which nothing of ours can start.
+
+        The parts are `sets`, `v4` and `v6`; those that have not changed are not written.
+        """
+        for name, text in parts.items():
+            if self._firewall.get(name) != text:
+                self._disk.write(self._folder / "firewall" / name, text.encode())
+                self._firewall[name] = text
 
     # -- files ------------------------------------------------------------------------------
 

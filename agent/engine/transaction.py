@@ -52,7 +52,7 @@ from agent.engine.model import (
     pointer,
 )
 from agent.engine.plan import describe, diff, name, touched_units
-from agent.engine.store import Journal, Revision, RevisionInfo, State, Store
+from agent.engine.store import Revision, RevisionInfo, State, Store
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,6 @@ class Engine:
         self._rehearsed_sets: Mapping[str, object] = {}
         self._targets: dict[int, Target] = {}  # of the revision that runs
         self._last_document: Document | None = None
-        self._saved_firewall: object = None
 
     # -- asking -----------------------------------------------------------------------------
 
@@ -160,9 +159,7 @@ class Engine:
             if not patch:
                 _check_generation(state, document)
             target = self._prepare(self._revision(state, document, "plan"), "push")
-            plan = self._diff(target, state)[0]
-            self._discard(state)
-            return plan
+            return self._diff(target, state)[0]
 
     # -- changing ---------------------------------------------------------------------------
 
@@ -242,17 +239,13 @@ class Engine:
         """
         with self._lock(), self._mutex:
             state = self._store.recover()
-            journal = self._store.journal()
-            if journal is None:
+            if state.making is None:
                 self._rearm(state)
-                return None
-            if journal.target == state.current:
-                self._store.clear_journal()
-                self._rearm(state)
+                self.tidy()
                 return None
             log.warning(
-                "a %s died while making revision %d: putting back %s",
-                journal.cause, journal.target, state.current,
+                "the agent died while making revision %d: putting back %s",
+                state.making, state.current,
             )  # fmt: skip
             return self._put_back(state, "the agent died in the middle of a change", ())
 
@@ -263,9 +256,8 @@ class Engine:
         Daemons are started, not waited for: this runs before they may.
         """
         with self._lock(), self._mutex:
-            state = self._store.recover()
-            self._store.clear_journal()
-            self._fold_all_counters()
+            state = replace(self._store.recover(), making=None)
+            self._store.begin_counters()
             for number in self._bootable(state):
                 try:
                     target = self._prepare(self._store.revision(number), "boot")
@@ -323,22 +315,16 @@ class Engine:
         origin: int | None = None,
     ) -> Outcome:
         revision = self._revision(state, document, cause, origin)
-        number = revision.info.number
         self._host.fault("push:received")
         try:
             target = self._prepare(revision, "push")
         except CheckFailed as error:
-            self._discard(state)
             return Refused((Problem(error.path, error.reason),))
-        except HostFull:
-            self._discard(state)
-            raise
         plan, previous = self._diff(target, state)
         if not plan and self._runs(state, document):
-            self._discard(state)
             self._keep_generation(state)
             return Unchanged(state.current or 0)
-        self._begin(revision, Journal(state.current, number, cause))
+        self._begin(revision)
         try:
             warnings = self._swap(target, plan, previous)
             return self._commit(state, target, plan, warnings, confirm_within)
@@ -415,8 +401,12 @@ class Engine:
         """Returns units that were broken before and still are, and what to say of them."""
         excused: set[str] = set()
         warnings: list[str] = []
-        kernel = self._host.counters() if _replaces_tables(plan) else {}
-        folded: set[tuple[Family, Table]] = set()
+        replaced = {
+            (step.family, step.table)
+            for step in plan.steps
+            if isinstance(step, PutTable) and step.edits is None
+        }
+        kernel = self._host.counters() if replaced else {}
         for step in plan.steps:
             try:
                 self._host.perform(step, number)
@@ -425,10 +415,8 @@ class Engine:
                     raise
                 excused.add(step.unit.name)
                 warnings.append(f"{error}: it was down before, and has nothing to do with this")
-            if isinstance(step, PutTable):
-                folded.add((step.family, step.table))
             self._host.fault(f"push:{name(step)}")
-        self._fold({key: n for key, n in kernel.items() if (key.family, key.table) in folded})
+        self._fold({key: n for key, n in kernel.items() if (key.family, key.table) in replaced})
         return frozenset(excused), tuple(warnings)
 
     def _verify(self, target: Target, excused: frozenset[str]) -> None:
@@ -460,7 +448,7 @@ class Engine:
         confirm_within: float | None,
     ) -> Outcome:
         number = target.revision.info.number
-        new = replace(state, current=number, last=number, degraded="")
+        new = replace(state, current=number, last=number, degraded="", making=None)
         self._remember(number, target)
         if confirm_within is not None and state.confirmed is not None:
             self._host.arm(number, confirm_within)
@@ -468,8 +456,7 @@ class Engine:
         else:
             self._put_confirmed(replace(new, confirmed=number, deadline=None))
         self._host.fault("push:committed")
-        self._store.clear_journal()
-        self._discard(self._store.state())
+        self._prune(new)
         log.info(
             "revision %d (generation %d) runs, by %s: %d steps",
             number, new.generation, target.revision.info.cause, len(plan.steps),
@@ -494,16 +481,12 @@ class Engine:
             return self._degrade(state, f"{cause}; and putting back failed: {error}")
         self._host.disarm()
         self._remember(number, target)
-        self._forget_failed(state)
-        self._store.clear_journal()
-        self._discard(state)
+        if state.making is not None:
+            self._store.forget(state.making)
+        self._store.put_state(replace(state, making=None))
+        self._prune(state)
         log.warning("rolled back to revision %d: %s", number, cause)
         return RolledBack(number, cause, problems)
-
-    def _forget_failed(self, state: State) -> None:
-        journal = self._store.journal()
-        if journal is not None and journal.target != state.current:
-            self._store.forget(journal.target)
 
     def _fallback(self, state: State) -> Target:
         if state.current is not None:
@@ -526,7 +509,7 @@ class Engine:
                 for step in plan.steps:
                     if isinstance(step, PutSet | PutTable):
                         self._host.perform(step, 0)
-            self._store.put_state(replace(state, degraded=cause))
+            self._store.put_state(replace(state, degraded=cause, making=None))
         except (StepFailed, CheckFailed, HostFull, InvalidDocument) as error:
             log.critical("and cannot be closed: %s", error)
         return Degraded(cause)
@@ -546,10 +529,6 @@ class Engine:
         """Make the counts so far outlive a reboot; called now and then, and at the end."""
         with self._mutex:
             self._store.put_totals(self.counters())
-
-    def _fold_all_counters(self) -> None:
-        """At boot the kernel counts from zero: the totals that were saved are the base now."""
-        self._store.begin_counters()
 
     # -- small things -----------------------------------------------------------------------
 
@@ -616,11 +595,11 @@ class Engine:
         )
         return Revision(info, document)
 
-    def _begin(self, revision: Revision, journal: Journal) -> None:
+    def _begin(self, revision: Revision) -> None:
         """From here on, a death is a roll back. Raises HostFull, with nothing begun."""
         try:
             self._store.put_revision(revision)
-            self._store.put_journal(journal)
+            self._store.put_state(replace(self._store.state(), making=revision.info.number))
         except HostFull:
             self._store.forget(revision.info.number)
             raise
@@ -631,14 +610,12 @@ class Engine:
         assert state.current is not None  # noqa: S101
         target = self._targets.get(state.current)
         if target is not None:
-            saved = (target.desired.sets, target.tables)
-            if saved != self._saved_firewall:
-                texts = {
-                    family: "".join(target.tables[family, table] for table in Table)
-                    for family in Family
-                }
-                self._store.put_firewall(firewall.sets_text(target.desired.sets.values()), texts)
-                self._saved_firewall = saved
+            texts = {
+                f"v{int(family)}": "".join(target.tables[family, table] for table in Table)
+                for family in Family
+            }
+            sets = firewall.sets_text(target.desired.sets.values())
+            self._store.put_firewall({"sets": sets, **texts})
         self._store.put_state(state)
 
     def _running_files(self) -> Mapping[str, str]:
@@ -647,10 +624,14 @@ class Engine:
         return target.files if target else {}
 
     def _current_target(self) -> Target:
+        """Without waiting for a change under way, where this process knows what runs."""
+        number = self._store.state().current
+        if number is None:
+            raise NothingApplied
+        known = self._targets.get(number)
+        if known is not None:
+            return known
         with self._mutex:
-            number = self._store.state().current
-            if number is None:
-                raise NothingApplied
             return self._target(number)
 
     def _target(self, number: int) -> Target:
@@ -666,11 +647,19 @@ class Engine:
         self._targets = {number: target}
         self._last_document = target.revision.document
 
-    def _discard(self, state: State) -> None:
-        """Remove what is no longer needed, on disk and in /run."""
-        wanted = frozenset(n for n in (state.current, state.confirmed) if n is not None)
-        self._store.prune(wanted)
-        self._host.discard(sorted(wanted), self._store.blobs_in_use())
+    def _prune(self, state: State) -> None:
+        self._store.prune(_wanted(state))
+
+    def tidy(self) -> None:
+        """Remove what no revision needs any more; called now and then, for it can wait."""
+        with self._lock(), self._mutex:
+            state = self._store.state()
+            self._prune(state)
+            self._host.discard(sorted(_wanted(state)), self._store.blobs_in_use())
+
+
+def _wanted(state: State) -> frozenset[int]:
+    return frozenset(n for n in (state.current, state.confirmed) if n is not None)
 
 
 def boot_document(boot: BootConfig) -> Document:
@@ -737,7 +726,3 @@ def _bystanders(plan: Plan, target: Target, previous: Desired | None) -> frozens
 
 def _is_start_of(step: Step, units: frozenset[str]) -> bool:
     return isinstance(step, StartUnit) and step.unit.name in units
-
-
-def _replaces_tables(plan: Plan) -> bool:
-    return any(isinstance(step, PutTable) for step in plan.steps)

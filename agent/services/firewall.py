@@ -289,11 +289,11 @@ def _input(builder: _Builder, context: Context) -> None:
     icmp = Protocol.ICMPV6 if six else Protocol.ICMP
     if six:  # neighbour discovery (RFC 4861), without which there is no IPv6 at all
         for kind in (133, 134, 135, 136):
-            rule(ACCEPT, "sysvm: neighbour discovery", protocol=icmp, icmp_type=kind)
+            rule(ACCEPT, f"sysvm: neighbour discovery {kind}", protocol=icmp, icmp_type=kind)
     for nic in context.nics_of(NicRole.GUEST):
         rule(
             ACCEPT,
-            "sysvm: ping from guests",
+            f"sysvm: ping from guests of {nic.name}",
             in_nic=nic.name,
             protocol=icmp,
             icmp_type=128 if six else 8,
@@ -329,7 +329,12 @@ def _forward(builder: _Builder, context: Context) -> None:
             )
     for guest in context.nics_of(NicRole.GUEST):
         for public in context.nics_of(NicRole.PUBLIC):
-            rule(Jump("egress"), "sysvm: egress", in_nic=guest.name, out_nic=public.name)
+            rule(
+                Jump("egress"),
+                f"sysvm: egress {guest.name} to {public.name}",
+                in_nic=guest.name,
+                out_nic=public.name,
+            )
 
 
 def _ingress(builder: _Builder, address: IPAddress, rules: Mapping[str, IngressRule]) -> None:
@@ -403,9 +408,15 @@ def _anti_spoofing(builder: _Builder, context: Context) -> None:
         own = tuple(_own_networks(nic, context, builder.family))
         chain = f"spoof-{nic.name}"
         builder.chain(Table.RAW, chain)
-        builder.rule(Table.RAW, "PREROUTING", Jump(chain), "sysvm: anti-spoofing", in_nic=nic.name)
+        builder.rule(
+            Table.RAW,
+            "PREROUTING",
+            Jump(chain),
+            f"sysvm: anti-spoofing {nic.name}",
+            in_nic=nic.name,
+        )
         for network in (*own, *_UNNUMBERED[builder.family]):
-            builder.rule(Table.RAW, chain, RETURN, "sysvm: own network", source=network)
+            builder.rule(Table.RAW, chain, RETURN, f"sysvm: own network {network}", source=network)
         builder.rule(Table.RAW, chain, DROP, "sysvm: spoofed by a guest")
     for nic in context.nics:
         if nic.role is NicRole.GUEST:
@@ -416,7 +427,7 @@ def _anti_spoofing(builder: _Builder, context: Context) -> None:
                     Table.RAW,
                     "PREROUTING",
                     DROP,
-                    "sysvm: spoofed from outside",
+                    f"sysvm: {network} from {nic.name}",
                     in_nic=nic.name,
                     source=network,
                 )

@@ -248,7 +248,7 @@ def _outbound(section: Section, context: Context, rule: "_AddRule") -> None:
             rule(
                 "POSTROUTING",
                 Snat(own),
-                "sysvm: hairpin",
+                f"sysvm: hairpin {network}",
                 source=network,
                 destination=network,
                 out_nic=nic.name,

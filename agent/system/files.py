@@ -108,17 +108,19 @@ def sha256(path: Path) -> str:
 class Disk:
     """`agent.engine.store.Disk`: whole files, durable when the call returns."""
 
-    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
+    def write(self, path: Path, content: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
         """Replace a file. Raises HostFull, also where the disk is read-only."""
         with told_as(f"write {path.name}"):
             make_folder(path.parent, 0o700)
-            write(path, content, mode=mode)
+            write(path, content, mode=mode, durable=durable)
 
     def remove(self, path: Path) -> None:
-        """Remove a file; nothing happens where there is none. Raises HostFull."""
+        """Remove a file; nothing happens where there is none. Raises HostFull.
+
+        What is removed is no longer needed: that it comes back after a power cut does no harm.
+        """
         with told_as(f"remove {path.name}"), contextlib.suppress(FileNotFoundError):
             path.unlink()
-            sync_folder(path.parent)
 
 
 def require_room(folder: Path, size: int, count: int) -> None:

@@ -156,7 +156,7 @@ class LinuxHost:
             case RemoveSet():
                 addresssets.remove(step.set.name)
             case PutTable():
-                xtables.load(step.family, step.text)
+                self._put_table(step)
             case SetLink():
                 self.netlink.set_link(step.link)
             case AddAddress():
@@ -189,6 +189,12 @@ class LinuxHost:
                 announce.announce(step.addresses)
             case _:
                 assert_never(step)
+
+    def _put_table(self, step: PutTable) -> None:
+        if step.edits is None:
+            xtables.load(step.family, step.text)
+        else:
+            xtables.edit(step.family, step.edits)
 
     def _remove_address(self, step: RemoveAddress) -> None:
         """Remove an address and no other: else the kernel takes along the subnet's later ones."""

@@ -55,7 +55,8 @@ class Revisions:
     def stage(self, number: int, wanted: Mapping[str, File], objects: Mapping[str, bytes]) -> None:
         """Write a revision's files to their final names. Raises HostFull before it begins."""
         with files.told_as(f"stage revision {number}"):
-            new = {digest: data for digest, data in objects.items() if not self._has(digest)}
+            there = {path.name for path in self.paths.objects.iterdir()}
+            new = {digest: data for digest, data in objects.items() if digest not in there}
             self._require_room(wanted, new)
             for digest, data in new.items():
                 files.write(self.paths.objects / digest, data, durable=False)
@@ -118,9 +119,6 @@ class Revisions:
     def _objects_of(self, number: int) -> Sequence[str]:
         objects: list[str] = json.loads(self._manifest(number).read_bytes())["objects"]
         return objects
-
-    def _has(self, digest: str) -> bool:
-        return (self.paths.objects / digest).exists()
 
     def _require_room(self, wanted: Mapping[str, File], new: Mapping[str, bytes]) -> None:
         sizes = [len(file.content) for file in wanted.values() if not self._same(file)]

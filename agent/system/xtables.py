@@ -108,6 +108,11 @@ def load(family: Family, text: str) -> None:
     run([_RESTORE[family], "-w"], stdin=given.encode(), timeout=_TIMEOUT)
 
 
+def edit(family: Family, edits: str) -> None:
+    """Change a table in place, at once; rules that are not named go on counting."""
+    run([_RESTORE[family], "-w", "--noflush"], stdin=edits.encode(), timeout=_TIMEOUT)
+
+
 def counters() -> Mapping[CounterKey, Count]:
     """What each rule with a comment has seen, since its table was last loaded."""
     counts: dict[CounterKey, Count] = {}

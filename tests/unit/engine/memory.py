@@ -134,7 +134,7 @@ class MemoryHost:
         self.log.append(f"rehearse {len(tables)}")
         return dict(tables)
 
-    def perform(self, step: Step, revision: int) -> None:
+    def perform(self, step: Step, revision: int) -> None:  # noqa: C901 - a flat list of kinds
         kind = type(step).__name__
         if kind in self.failing_steps:
             raise StepFailed(kind, "it was told to fail")
@@ -146,7 +146,7 @@ class MemoryHost:
                 self.sets[address_set.name] = address_set
             case RemoveSet(address_set):
                 self.sets.pop(address_set.name, None)
-            case PutTable(family, table, text, _):
+            case PutTable(family, table, text, _, _):
                 self.tables[family, table] = text
             case SetLink(link, _):
                 self.present[link.name] = link
@@ -202,6 +202,9 @@ class MemoryHost:
     def disarm(self) -> None:
         self.armed = None
 
+    def is_armed(self) -> bool:
+        return self.armed is not None
+
     def fault(self, point: str) -> None:
         self.points.append(point)
         if self.deaths and self.deaths[0] == f"{len(self.points)}":
@@ -215,7 +218,7 @@ class PlainDisk:
 
     full: bool = False
 
-    def write(self, path: Path, content: bytes, mode: int = 0o600) -> None:
+    def write(self, path: Path, content: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
         if self.full:
             raise HostFull("no space left on the device")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -166,6 +166,7 @@ def test_blob_that_was_not_uploaded_is_a_problem_where_it_is_named(machine: Mach
     assert [p.path for p in caught.value.problems] == ["/user_data/guests/10.1.1.10/user_data"]
     machine.host.blobs = {"a" * 64, "b" * 64}
     assert isinstance(machine.engine.push(json.dumps(document).encode()), Committed)
+    machine.engine.tidy()
     assert machine.host.blobs == {"a" * 64}
 
 
@@ -250,10 +251,10 @@ def test_unconfirmed_revision_goes_back(machine: Machine) -> None:
     before = machine.host.snapshot()
     outcome = machine.engine.push(with_forward(2), confirm_within=60)
     assert isinstance(outcome, Provisional)
-    assert machine.host.armed == (outcome.revision, 60)
+    assert machine.host.armed == (outcome.revision, 60.0)
     assert isinstance(machine.engine.roll_back(outcome.revision, if_unconfirmed=True), Committed)
     assert machine.host.snapshot() == before
-    assert machine.host.armed is None
+    assert not machine.host.is_armed()
 
 
 def test_confirmed_revision_stays(machine: Machine) -> None:

@@ -112,6 +112,7 @@ def _serve() -> int:
         outcome = engine.recover()
         if outcome is not None:
             log.warning("recovered: %s", type(outcome).__name__)
+        engine.tidy()
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(engine, stop), name="watch", daemon=True)
         watcher.start()

@@ -241,7 +241,6 @@ class Engine:
             state = self._store.recover()
             if state.making is None:
                 self._rearm(state)
-                self.tidy()
                 return None
             log.warning(
                 "the agent died while making revision %d: putting back %s",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agent.engine.errors import Busy
 from agent.engine.host import CheckFailed, HostFull, Scope, StepFailed
 from agent.engine.model import (
     AddAddress,
@@ -246,6 +247,18 @@ class StillClock:
         self.time += seconds
 
 
-@contextmanager
-def no_lock() -> Iterator[None]:
-    yield
+class OneWriter:
+    """A lock that nobody may take twice, like the flock it stands for."""
+
+    def __init__(self) -> None:
+        self._taken = False
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        if self._taken:
+            raise Busy
+        self._taken = True
+        try:
+            yield
+        finally:
+            self._taken = False

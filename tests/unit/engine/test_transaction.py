@@ -29,7 +29,7 @@ from agent.engine.model import (
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
 from tests.unit.engine.documents import BOOT, router, with_forward, with_services
-from tests.unit.engine.memory import Died, MemoryHost, PlainDisk, StillClock, no_lock
+from tests.unit.engine.memory import Died, MemoryHost, OneWriter, PlainDisk, StillClock
 
 
 class Machine:
@@ -46,7 +46,7 @@ class Machine:
     def start(self) -> Engine:
         store = Store(self.folder, self.disk)
         boot = parse_boot(json.dumps(BOOT).encode())
-        return Engine(self.host, store, self.clock, no_lock, boot)
+        return Engine(self.host, store, self.clock, OneWriter(), boot)
 
     def reboot(self) -> None:
         """The kernel forgets everything; the disk does not."""

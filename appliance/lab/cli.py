@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.system.run import ENVIRONMENT
+from appliance import blobs
 from appliance.errors import ApplianceError
 from appliance.lab.cloud import DEFAULT, Lab
 from appliance.lab.http import Response
@@ -111,9 +112,12 @@ def push(
         list[Path] | None, typer.Option(help="A file that the document names by its SHA-256.")
     ] = None,
 ) -> None:
-    """Push a document as management does: over mutual TLS, from the control network."""
+    """Push a document as management does: over mutual TLS, from the control network.
+
+    Files beside it that it names by their SHA-256 are uploaded before it.
+    """
     lab = Lab.find(name)
-    for path in blob or ():
+    for path in (*(blob or ()), *blobs.beside(file)):
         lab.manager.upload(path.read_bytes())
     body = file.read_bytes()
     if again:

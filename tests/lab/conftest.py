@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance import tools
+from appliance import blobs, tools
 from appliance.errors import ApplianceError
 from appliance.lab import Lab
 
 _HERE = Path(__file__).parent
+EXAMPLE = _HERE.parents[1] / "examples/router.json"
 _COUNT = itertools.count(1)
 _TEST_LAB = re.compile(r"t(\d+)x\d+")
 
@@ -63,9 +64,11 @@ def boot_lab() -> Iterator[Boot]:
 
 @pytest.fixture(scope="module")
 def lab(boot_lab: Boot) -> Lab:
-    """The module's lab, its agent answering, without a document."""
+    """The module's lab, its agent answering, without a document; the example's blob is there."""
     lab = boot_lab()
     lab.vm.wait_ready()
+    for path in blobs.beside(EXAMPLE):
+        lab.manager.upload(path.read_bytes())
     return lab
 
 

@@ -55,7 +55,8 @@ class Revisions:
     def stage(self, number: int, wanted: Mapping[str, File], objects: Mapping[str, bytes]) -> None:
         """Write a revision's files to their final names. Raises HostFull before it begins."""
         with files.told_as(f"stage revision {number}"):
-            there = {path.name for path in self.paths.objects.iterdir()}
+            with os.scandir(self.paths.objects) as entries:
+                there = {entry.name for entry in entries}
             new = {digest: data for digest, data in objects.items() if digest not in there}
             self._require_room(wanted, new)
             for digest, data in new.items():

@@ -148,6 +148,7 @@ class Netlink:
             kernel.route("delete", **self._route(route))
 
     def add_policy_rule(self, rule: PolicyRule) -> None:
+        """Add a policy rule; the kernel keeps it apart from an equal one of somebody else."""
         with self._changing(f"add policy rule {rule.priority}", errno.EEXIST) as kernel:
             kernel.rule("add", **_rule(rule))
 

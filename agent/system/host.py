@@ -1,5 +1,6 @@
 """The machine: `agent.engine.host.Host`, put together from the modules beside this one."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, assert_never
@@ -52,6 +53,9 @@ from agent.system.rehearsal import Rehearsal
 from agent.system.revisions import Revisions
 from agent.system.run import CommandFailed, run
 from agent.system.units import Units
+
+
+log = logging.getLogger(__name__)
 
 
 class LinuxHost:
@@ -191,10 +195,21 @@ class LinuxHost:
                 assert_never(step)
 
     def _put_table(self, step: PutTable) -> None:
-        if step.edits is None:
-            xtables.load(step.family, step.text)
-        else:
-            xtables.edit(step.family, step.edits)
+        """Edit a table in place where that goes, else replace it.
+
+        It does not go where another hand was quicker; and a table that loses its last rule goes
+        as a whole, with the hooks that it has in every packet's way.
+        """
+        if step.edits is not None and step.text != xtables.empty(step.table):
+            try:
+                xtables.edit(step.family, step.edits)
+            except CommandFailed as failure:
+                log.warning(
+                    "%s table: replaced, for it could not be edited: %s", step.table, failure
+                )
+            else:
+                return
+        xtables.load(step.family, step.text)
 
     def _remove_address(self, step: RemoveAddress) -> None:
         """Remove an address and no other: else the kernel takes along the subnet's later ones."""

@@ -145,6 +145,33 @@ def test_first_address_of_a_network_goes_without_the_others(
     assert observe().addresses == {second}
 
 
+def test_table_that_another_hand_emptied_before_the_edit_is_replaced(
+    perform: Callable[..., None], observe: Callable[[], Observed], scratch: Scratch
+) -> None:
+    head = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+    was = f"{head}-A INPUT -s 10.0.0.1/32 -j ACCEPT\nCOMMIT\n"
+    now = f"{head}-A INPUT -s 10.0.0.2/32 -j ACCEPT\nCOMMIT\n"
+    edits = "*filter\n-D INPUT 1\n-I INPUT 1 -s 10.0.0.2/32 -j ACCEPT\nCOMMIT\n"
+    step = PutTable(Family.V4, Table.FILTER, now, was, edits)
+    perform(PutTable(Family.V4, Table.FILTER, was, xtables.empty(Table.FILTER)))
+    perform(step)
+    assert observe().firewall[Family.V4, Table.FILTER] == now
+    scratch.do(lambda: run(["iptables-nft", "-F"], timeout=5))
+    perform(step)
+    assert observe().firewall[Family.V4, Table.FILTER] == now
+
+
+def test_table_that_loses_its_last_rule_loses_its_hooks(
+    perform: Callable[..., None], observe: Callable[[], Observed], scratch: Scratch
+) -> None:
+    empty = xtables.empty(Table.NAT)
+    text = empty.replace("COMMIT", "-A PREROUTING -s 10.0.0.1/32 -j RETURN\nCOMMIT")
+    perform(PutTable(Family.V4, Table.NAT, text, empty))
+    perform(PutTable(Family.V4, Table.NAT, empty, text, "*nat\n-D PREROUTING 1\nCOMMIT\n"))
+    assert observe().firewall[Family.V4, Table.NAT] == empty
+    assert scratch.do(lambda: run(["nft", "list", "tables"], timeout=5).text) == ""
+
+
 def test_failing_step_says_what_and_why(perform: Callable[..., None]) -> None:
     with pytest.raises(StepFailed, match=r"PutTable: .*iptables-nft-restore"):
         perform(PutTable(Family.V4, Table.FILTER, "*filter\n-A nowhere -j DROP\nCOMMIT\n", ""))

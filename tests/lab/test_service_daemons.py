@@ -146,6 +146,7 @@ def _connect(house: House, undone: Undone) -> None:
     for nic, addresses in (
         ("eth0", ("203.0.113.10/24", "203.0.113.11/24")),
         ("eth1", ("10.1.1.1/24", "2001:db8:1::1/64")),
+        ("eth2", ("192.0.2.10/24",)),
     ):
         ends = (nic, "netns", house.vm, "type", "veth", "peer", nic, "netns", house.outside)
         undone.do("ip", "link", "add", *ends)

@@ -55,9 +55,8 @@ class HostFull(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What to look at: only what is ours, or was, or will be."""
+    """What to look at, besides the NICs and the firewall, all of which are ours."""
 
-    nics: frozenset[str]  # names of NICs of the document, or of the one before
     units: frozenset[str]
     sysctls: frozenset[str]
 

@@ -6,6 +6,7 @@ no longer wanted. A plan for a machine that is as it should be is empty.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from agent.engine.firewall import delta
@@ -115,8 +116,9 @@ def _sysctls(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 
 def _links(desired: Desired, observed: Observed) -> Iterator[Step]:
-    for name, link in desired.links.items():
-        was = observed.links[name]
+    """Links to their settings; NICs that the document does not have go down."""
+    for name, was in sorted(observed.links.items()):
+        link = desired.links.get(name, replace(was, up=False))
         if was != link:
             yield SetLink(link, was)
 

@@ -133,12 +133,12 @@ class Engine:
 
     def observed(self) -> Observed:
         desired = self.desired()
-        return self._host.observe(_scope(desired, None))
+        return self._host.observe(_scope(desired))
 
     def drift(self) -> Plan:
         """What it would take for the machine to be again what was asked; empty if it is."""
         target = self._current_target()
-        observed = self._host.observe(_scope(target.desired, None))
+        observed = self._host.observe(_scope(target.desired))
         return diff(target.desired, target.tables, target.files, observed)
 
     def counters(self) -> Mapping[CounterKey, Count]:
@@ -381,7 +381,7 @@ class Engine:
                 previous = self._target(state.current).desired
             except (InvalidDocument, CheckFailed, EngineError) as error:
                 log.warning("revision %s cannot be compared with: %s", state.current, error)
-        observed = self._host.observe(_scope(target.desired, previous))
+        observed = self._host.observe(_scope(target.desired))
         return diff(target.desired, target.tables, target.files, observed, previous), previous
 
     def _swap(self, target: Target, plan: Plan, previous: Desired | None) -> tuple[str, ...]:
@@ -424,7 +424,7 @@ class Engine:
         for attempt in range(VERIFY_TRIES):
             if attempt:
                 self._clock.sleep(VERIFY_PAUSE)
-            observed = self._host.observe(_scope(target.desired, None))
+            observed = self._host.observe(_scope(target.desired))
             left = diff(target.desired, target.tables, target.files, observed)
             left = Plan(tuple(s for s in left.steps if not _is_start_of(s, excused)))
             if not left:
@@ -503,7 +503,7 @@ class Engine:
                 document = boot_document(self._boot)
                 desired = self._composer.compose(document, self._host.links(), self._boot)
                 tables = self._rehearse(desired)
-                observed = self._host.observe(_scope(desired, None))
+                observed = self._host.observe(_scope(desired))
                 plan = diff(desired, tables, {}, observed)
                 for step in plan.steps:
                     if isinstance(step, PutSet | PutTable):
@@ -692,11 +692,9 @@ def _check_generation(state: State, document: Document) -> None:
         raise GenerationConflict(document.generation, document.digest, state.digest)
 
 
-def _scope(desired: Desired, previous: Desired | None) -> Scope:
-    """What to look at: what is wanted, and what was."""
-    nics = desired.links.keys() | (previous.links.keys() if previous else set())
-    sysctls = desired.sysctls.keys()
-    return Scope(frozenset(nics), desired.owned_units, frozenset(sysctls))
+def _scope(desired: Desired) -> Scope:
+    """What to look at: every NIC, also one that only a revision that failed knew of."""
+    return Scope(desired.owned_units, frozenset(desired.sysctls))
 
 
 def _bystanders(plan: Plan, target: Target, previous: Desired | None) -> frozenset[str]:

@@ -24,6 +24,8 @@ _NUMBERS = {
     Protocol.GRE: 47,
 }
 _NONE_DELETED = re.compile(rb"\b0 flow entries have been deleted")
+_Place = tuple[str | None, str | None]
+_TARGET = re.compile(r" dst=(\S+)(?: sport=\d+ dport=(\d+))?")
 _PAIR = re.compile(r"(\w+)=(\S+)")
 
 
@@ -43,7 +45,7 @@ def forget(matches: Sequence[FlowMatch]) -> None:
     for family in Family:
         mine = [match for match in matches if match.family is family]
         if mine:
-            netlink.forget_flows(_matching(family, mine))
+            netlink.forget_flows(list(_matching(family, mine)))
 
 
 def _delete(arguments: Sequence[str]) -> None:
@@ -70,9 +72,32 @@ def _arguments(match: FlowMatch) -> Sequence[str] | None:
 
 
 def _matching(family: Family, matches: Sequence[FlowMatch]) -> Iterable[netlink.Tuple]:
+    """The flows that a match fits. Each is held only against matches of its own place."""
+    places: dict[_Place, list[FlowMatch]] = {}
+    for match in matches:
+        places.setdefault(_place(match), []).append(match)
     listed = run(["conntrack", "-L", "-f", _WORDS[family]], timeout=_TIMEOUT).text
-    flows = (parse(family, line) for line in listed.splitlines())
-    return [flow for flow in flows if any(_fits(match, flow) for match in matches)]
+    for line in listed.splitlines():
+        found = _TARGET.search(line)
+        address, port = found.groups() if found else (None, None)
+        near = [
+            match
+            for place in {(address, port), (address, None), (None, port), (None, None)}
+            for match in places.get(place, ())
+        ]
+        if near:
+            flow = parse(family, line)
+            if any(_fits(match, flow) for match in near):
+                yield flow
+
+
+def _place(match: FlowMatch) -> _Place:
+    """The one address and the one port that a match is about, as conntrack prints them."""
+    network, ports = match.destination, match.ports
+    return (
+        str(network[0]) if network is not None and network.num_addresses == 1 else None,
+        str(ports) if ports is not None and ports.first == ports.last else None,
+    )
 
 
 def parse(family: Family, line: str) -> netlink.Tuple:

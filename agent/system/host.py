@@ -54,7 +54,6 @@ from agent.system.revisions import Revisions
 from agent.system.run import CommandFailed, run
 from agent.system.units import Units
 
-
 log = logging.getLogger(__name__)
 
 
@@ -101,9 +100,10 @@ class LinuxHost:
     def _observe(self, scope: Scope) -> Observed:
         firewalls = [self._readers.submit(xtables.observe, family) for family in Family]
         sets = self._readers.submit(addresssets.observe)
+        links = {link.name: link for link in self.netlink.links()}
         return Observed(
-            links={link.name: link for link in self.netlink.links() if link.name in scope.nics},
-            addresses=self.netlink.addresses(scope.nics),
+            links=links,
+            addresses=self.netlink.addresses(links.keys()),
             routes=self.netlink.routes(),
             policy_rules=self.netlink.policy_rules(),
             sysctls=sysctl.observe(scope.sysctls),

@@ -6,6 +6,7 @@ module that imports pyroute2.
 
 import contextlib
 import errno
+import re
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from agent.engine.model import Address, Family, IPAddress, IPNetwork, Link, Poli
 OURS = 77  # rtm_protocol and FRA_PROTOCOL: below 4, the kernel; numbers as in /etc/iproute2
 
 _AF = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
+_MAC = re.compile(r"(?!00:00:00:00:00:00)(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\Z")
 _EVERYWHERE = {Family.V4: "0.0.0.0/0", Family.V6: "::/0"}
 _FAMILY = {int(af): family for family, af in _AF.items()}
 _IFF_UP = 0x1
@@ -66,16 +68,16 @@ class Netlink:
     # -- read ----------------------------------------------------------------------------------
 
     def links(self) -> tuple[Link, ...]:
-        """Every interface but loopback, by name."""
+        """Every Ethernet interface, by name; loopback and bare tunnels have no MAC address."""
         found = [
             Link(
                 name=message.get_attr("IFLA_IFNAME"),
-                mac=message.get_attr("IFLA_ADDRESS") or "",
+                mac=_mac(message),
                 mtu=message.get_attr("IFLA_MTU"),
                 up=bool(message["flags"] & _IFF_UP),
             )
             for message in self._read(lambda kernel: kernel.get_links())
-            if not message["flags"] & _IFF_LOOPBACK
+            if not message["flags"] & _IFF_LOOPBACK and _MAC.match(_mac(message))
         ]
         return tuple(sorted(found))
 
@@ -229,6 +231,10 @@ class Netlink:
             )
         if route not in mine:
             kernel.route("replace", **message)
+
+
+def _mac(message: Any) -> str:
+    return str(message.get_attr("IFLA_ADDRESS") or "")
 
 
 def _index(nic: str) -> int:

@@ -93,8 +93,8 @@ class MemoryHost:
 
     def observe(self, scope: Scope) -> Observed:
         return Observed(
-            links={name: self.present[name] for name in scope.nics},
-            addresses=frozenset(a for a in self.addresses if a.nic in scope.nics),
+            links=dict(self.present),
+            addresses=frozenset(self.addresses),
             routes=frozenset(self.routes),
             policy_rules=frozenset(self.policy_rules),
             sysctls={key: self.sysctls[key] for key in scope.sysctls if key in self.sysctls},
@@ -108,9 +108,7 @@ class MemoryHost:
     def snapshot(self) -> Observed:
         """All that traffic could notice."""
         return replace(
-            self.observe(
-                Scope(frozenset(self.present), frozenset(self.units), frozenset(self.sysctls))
-            ),
+            self.observe(Scope(frozenset(self.units), frozenset(self.sysctls))),
             revision=0,
         )
 

@@ -1,0 +1,333 @@
+"""Deaths and power cuts at every point of a push: the old revision or the new one, whole."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.lab import Lab
+from appliance.lab.wait import wait_until
+from tests.lab.conftest import EXAMPLE
+from tests.lab.whole import knocking, whole
+
+POINTS = (
+    "received",
+    "staged",
+    "checked",
+    "rehearsed",
+    "journaled",
+    "put-set",
+    "put-table",
+    "set-sysctl",
+    "set-link",
+    "add-address",
+    "add-route",
+    "flip",
+    "start-unit",
+    "forget-flows",
+    "announce",
+    "verified",
+    "probed",
+)
+AFTER_COMMIT = "committed"
+
+# A forward that leads in, and that no ingress rule lets anybody use.
+FORBIDDEN = {
+    "address": "203.0.113.10", "protocol": "tcp", "ports": 9090, "to": "10.1.1.10", "to_ports": 80,
+}  # fmt: skip
+
+
+def example(generation: int) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(EXAMPLE.read_text())
+    document["generation"] = generation
+    document["nat"]["forwards"]["forbidden"] = FORBIDDEN
+    document["nat"]["forwards"]["forbidden-udp"] = {**FORBIDDEN, "protocol": "udp"}
+    return document
+
+
+def bare(generation: int) -> dict[str, Any]:
+    """The example's NICs on their first address alone, without services."""
+    document = copy.deepcopy(example(generation))
+    for name in ("dhcp_dns", "load_balancer", "user_data", "nat", "firewall"):
+        document.pop(name, None)
+    nics = document["site"]["nics"]
+    for nic in nics.values():
+        if nic["role"] == "public":
+            nic["addresses"] = {"203.0.113.10/24": {}}
+            nic.pop("gateway")
+    guests = [mac for mac, nic in nics.items() if nic["role"] == "guest"]
+    for mac in guests:
+        del nics[mac]
+    return document
+
+
+def settled(lab: Lab, generation: int) -> bool:
+    """Has the agent recovered, and does this generation run?"""
+    try:
+        status = lab.vm.request("GET", "/v1/status", timeout=5)
+    except OSError:
+        return False
+    return status.status == 200 and status.json()["running"]["generation"] == generation
+
+
+def test_killed_agent_leaves_the_old_revision_at_every_point(
+    boot_lab: Callable[..., Lab],
+) -> None:
+    wishes = " ".join(f"kill:push:{point}" for point in (*POINTS, AFTER_COMMIT))
+    lab = boot_lab(fault=wishes)
+    lab.vm.wait_ready()
+    upload(lab)
+    # The first push passes the points too, and so cannot be the one that is watched.
+    old = whole(lab)
+    lab.vm.run(["ip", "address", "show"])
+    document = example(2)
+    for done, point in enumerate(POINTS, 1):
+        with pytest.raises(OSError):  # noqa: PT011 - whichever way a connection ends
+            lab.vm.request("PUT", "/v1/document", json=document)
+        wait_until(lambda: settled(lab, 0), 10, f"recovery after {point}")
+        reached = lab.vm.read("/run/sysvm/faults-reached").decode().split()
+        assert reached[-1] == f"kill:push:{point}"
+        assert len(reached) == done
+        assert whole(lab) == old, f"a mixture after {point}"
+    with pytest.raises(OSError):  # noqa: PT011
+        lab.vm.request("PUT", "/v1/document", json=document)
+    wait_until(lambda: settled(lab, 2), 10, "recovery after the commit")
+    assert "10.1.1.10:80" in whole(lab).firewall
+    again = lab.vm.request("PUT", "/v1/document", json=document)
+    assert again.json()["outcome"] == "unchanged", again.text
+
+
+@pytest.mark.parametrize(
+    "point", ["journaled", "put-table", "add-address", "flip", "probed", AFTER_COMMIT]
+)
+def test_power_cut_boots_the_old_revision_or_the_new_one(
+    power_lab: Lab, point: str, generations: Callable[[], int]
+) -> None:
+    lab = power_lab
+    before, after = generations(), generations()
+    assert lab.vm.request("PUT", "/v1/document", json=bare(before)).status < 300
+    old = whole(lab)
+    lab.vm.set_fault(f"power:push:{point}")
+    lab.vm.reboot()
+    lab.vm.wait_ready()
+    assert whole(lab) == old, "a reboot changed something"
+    process = lab.vm.popen(
+        ["curl", "-sS", "--unix-socket", "/run/sysvm/control.sock", "-X", "PUT",
+         "--data-binary", "@-", "http://vm/v1/document"], stdin=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(example(after)).encode())
+    process.stdin.close()
+    wait_until(
+        lambda: lab.vm.run(["cat", "/run/sysvm/faults-reached"], check=False).returncode == 0,
+        20,
+        f"the agent to stop at {point}",
+    )
+    lab.vm.pull_plug()
+    process.wait(10)
+    lab.vm.set_fault(None)
+    lab.vm.start()
+    lab.vm.wait_ready()
+    expected = after if point == AFTER_COMMIT else before
+    wait_until(lambda: settled(lab, expected), 10, "the boot to settle")
+    if point == AFTER_COMMIT:
+        wait_until(lambda: len(whole(lab).units) == 4, 10, "the daemons")
+        assert "10.1.1.10:80" in whole(lab).firewall
+    else:
+        wait_until(lambda: whole(lab).units == old.units, 10, "the daemons")
+        assert whole(lab) == old
+
+
+@pytest.fixture(scope="module")
+def power_lab(boot_lab: Callable[..., Lab]) -> Lab:
+    lab = boot_lab()
+    lab.vm.wait_ready()
+    upload(lab)
+    return lab
+
+
+@pytest.fixture(scope="module")
+def generations() -> Callable[[], int]:
+    numbers = iter(range(1, 1000))
+    return lambda: next(numbers)
+
+
+def upload(lab: Lab) -> None:
+    from appliance import blobs
+
+    for path in blobs.beside(Path(EXAMPLE)):
+        lab.manager.upload(path.read_bytes())
+
+
+# -- boot --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def router_lab(boot_lab: Callable[..., Lab]) -> Lab:
+    """The example runs; its guests have leases."""
+    lab = boot_lab()
+    lab.vm.wait_ready()
+    upload(lab)
+    assert lab.vm.request("PUT", "/v1/document", json=example(1)).status < 300
+    for guest in lab.guests.values():
+        guest.dhcp()
+    return lab
+
+
+def leases(lab: Lab) -> set[str]:
+    rows = lab.vm.read("/var/lib/sysvm/leases/dnsmasq.leases").decode().splitlines()
+    return {" ".join(row.split()[1:4]) for row in rows if row}
+
+
+@pytest.mark.parametrize("how", ["reboot", "pull the plug"])
+def test_everything_is_back_after_and_nothing_got_in_meanwhile(router_lab: Lab, how: str) -> None:
+    lab = router_lab
+    old, old_leases = whole(lab), leases(lab)
+    assert old_leases
+    guest = lab.guests["vm1"]
+    with (
+        guest.serve(80) as server,
+        guest.serve(80, protocol="udp") as datagrams,
+        knocking(lab, "203.0.113.10", 9090) as entered,
+    ):
+        if how == "reboot":
+            lab.vm.reboot()
+        else:
+            lab.vm.pull_plug()
+            lab.vm.start()
+        lab.vm.wait_ready()
+        wait_until(lambda: lab.internet.reaches("203.0.113.10", 8080), 10, "the forward to lead in")
+        assert entered == []
+        assert datagrams.exchanges() == ()
+        assert all(e.get("path") != "/forbidden" for e in server.exchanges())
+    wait_until(lambda: whole(lab).units == old.units, 10, "the daemons")
+    assert whole(lab) == old
+    assert leases(lab) == old_leases
+    assert not lab.vm.request("GET", "/v1/drift").json()["plan"]
+
+
+def test_rules_stand_before_the_links_are_up(router_lab: Lab) -> None:
+    lab = router_lab
+    old = whole(lab)
+    lab.vm.set_fault("power:boot:put-table")
+    lab.vm.pull_plug()
+    lab.vm.start(wait=False)
+    wait_until(
+        lambda: (
+            lab.vm.running
+            and lab.vm.run(["cat", "/run/sysvm/faults-reached"], check=False).returncode == 0
+        ),
+        20,
+        "the restore to stop",
+    )
+    up = [
+        link for link in json.loads(lab.vm.run(["ip", "-j", "link"]).text) if "UP" in link["flags"]
+    ]
+    assert [link["ifname"] for link in up] == ["lo"]
+    assert ":INPUT DROP" in lab.vm.run(["iptables-nft-save"]).text
+    lab.vm.set_fault("power:boot:set-link")
+    lab.vm.pull_plug()
+    lab.vm.start(wait=False)
+    wait_until(
+        lambda: (
+            lab.vm.running
+            and lab.vm.run(["cat", "/run/sysvm/faults-reached"], check=False).returncode == 0
+        ),
+        20,
+        "the restore to stop",
+    )
+    assert whole(lab).firewall == old.firewall
+    assert whole(lab).sets == old.sets
+    lab.vm.set_fault(None)
+    lab.vm.pull_plug()
+    lab.vm.start()
+    lab.vm.wait_ready()
+    wait_until(lambda: whole(lab).units == old.units, 10, "the daemons")
+    assert whole(lab) == old
+
+
+def test_vm_is_closed_by_text_alone_where_python_cannot_start(router_lab: Lab) -> None:
+    lab = router_lab
+    old = whole(lab)
+    lab.vm.run(["mv", "/opt/sysvm/bin/python3", "/opt/sysvm/bin/python3.away"])
+    try:
+        lab.vm.pull_plug()
+        lab.vm.start(wait=False)
+        wait_until(
+            lambda: (
+                lab.vm.running
+                and "sysvm-restore" in lab.vm.run(["systemctl", "--failed"], check=False).text
+            ),
+            30,
+            "the restore to fail",
+        )
+        assert whole(lab).firewall == old.firewall
+        assert whole(lab).sets == old.sets
+    finally:
+        lab.vm.run(["mv", "/opt/sysvm/bin/python3.away", "/opt/sysvm/bin/python3"])
+        lab.vm.pull_plug()
+        lab.vm.start()
+        lab.vm.wait_ready()
+    wait_until(lambda: whole(lab).units == old.units, 10, "the daemons")
+
+
+def test_broken_state_falls_back_and_never_opens(router_lab: Lab) -> None:
+    lab = router_lab
+    old = whole(lab)
+    for content in (b"", b"\x00" * 512, b'{"current": "x"'):
+        lab.vm.put("/var/lib/sysvm/state.json", content)
+        lab.vm.pull_plug()
+        lab.vm.start()
+        lab.vm.wait_ready()
+        wait_until(lambda: whole(lab).units == old.units, 10, "the daemons")
+        assert whole(lab) == old
+
+
+# -- commit-confirm ----------------------------------------------------------------------------
+
+
+def provisional(lab: Lab, generation: int, seconds: int) -> int:
+    document = example(generation)
+    document["nat"]["forwards"]["more"] = {**FORBIDDEN, "ports": 9999}
+    answer = lab.vm.request("PUT", f"/v1/document?confirm_within={seconds}", json=document)
+    assert answer.status == 202, answer.text
+    assert "9999" in whole(lab).firewall
+    revision: int = answer.json()["revision"]
+    return revision
+
+
+def test_unconfirmed_push_goes_back_without_the_agent(router_lab: Lab) -> None:
+    lab = router_lab
+    old = whole(lab)
+    provisional(lab, 20, 3)
+    lab.vm.run(["systemctl", "kill", "--signal=KILL", "sysvm-agent"])
+    lab.vm.run(["systemctl", "stop", "sysvm-agent"])
+    wait_until(lambda: whole(lab) == old, 15, "the timer to roll back")
+    lab.vm.run(["systemctl", "start", "sysvm-agent"])
+    lab.vm.wait_ready()
+    assert lab.vm.request("GET", "/v1/status").json()["running"]["generation"] == 1
+
+
+def test_reboot_before_the_confirm_restores_what_was_confirmed(router_lab: Lab) -> None:
+    lab = router_lab
+    old = whole(lab)
+    provisional(lab, 21, 600)
+    lab.vm.pull_plug()
+    lab.vm.start()
+    lab.vm.wait_ready()
+    wait_until(lambda: whole(lab).units == old.units, 10, "the daemons")
+    assert whole(lab) == old
+
+
+def test_confirmed_push_stays(router_lab: Lab) -> None:
+    lab = router_lab
+    revision = provisional(lab, 22, 4)
+    assert lab.vm.request("POST", f"/v1/revisions/{revision}/confirm").status == 200
+    timers = lab.vm.run(["systemctl", "list-timers", "--all", "--no-legend"]).text
+    assert "sysvm-confirm" not in timers
+    lab.vm.reboot()
+    lab.vm.wait_ready()
+    assert "9999" in whole(lab).firewall

@@ -255,6 +255,42 @@ def test_reload_that_fails_says_why_and_the_old_file_runs_on(
     assert runs(inside, "healed")
 
 
+CHECK = """
+from pathlib import Path
+from agent.engine.host import CheckFailed
+from agent.system.host import LinuxHost
+from agent.system.paths import Paths
+paths = Paths(Path("/run/check-test"), Path("/var/lib/check-test"))
+good = (
+    "defaults\\n mode tcp\\n timeout client 1s\\n timeout server 1s\\n timeout connect 1s\\n"
+    "listen web\\n bind 192.0.2.77:80\\n server one 10.1.1.5:80\\n"
+)
+cfg = paths.current / "haproxy.cfg"
+command = Command(("haproxy", "-c", "-f", str(cfg)), "/loadBalancer")
+answer = []
+with LinuxHost(paths) as host:
+    for number, text in enumerate([good, good + " blance roundrobin\\n", good], 1):
+        file = File("haproxy.cfg", text.encode())
+        host.revisions.stage(number, {file.path: file}, {})
+        try:
+            host.check(number, [command])
+            answer.append(None)
+        except CheckFailed as refused:
+            answer.append([refused.path, refused.reason])
+        if number == 1:
+            assert not cfg.exists()
+            host.revisions.flip(1)
+        assert cfg.read_text() == good
+"""
+
+
+def test_haproxy_checks_the_staged_file_while_the_old_one_runs(inside: Inside) -> None:
+    first, (path, reason), third = inside(CHECK)
+    assert first is third is None
+    assert path == "/loadBalancer"
+    assert "blance" in reason
+
+
 def test_servers_are_told(inside: Inside, haproxy: Callable[..., None]) -> None:
     haproxy("one")
     inside(RELOAD)

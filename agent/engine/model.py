@@ -83,12 +83,22 @@ class Reload(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """What a daemon is asked at `socket` just before it reloads, and where the answer is kept."""
+
+    socket: str
+    command: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """A systemd unit that has to run. Units that a service owns and does not want are stopped."""
 
     name: str
     reload: Reload = Reload.SYSTEMD
     socket: str = ""  # the haproxy master's socket, for Reload.HAPROXY_MASTER
+    keeps: tuple[Keep, ...] = ()
 
 
 # -- what the kernel holds ---------------------------------------------------------------------

@@ -165,6 +165,8 @@ def sources(
     own = sorted({network for network in networks if network.version == family}, key=str)
     if not own:
         return None
+    if any(network.prefixlen == 0 for network in own):  # which a set cannot hold
+        return None, None
     if len(own) == 1:
         return own[0], None
     members = frozenset(_set_member(network) for network in own)

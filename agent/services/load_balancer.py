@@ -29,6 +29,7 @@ from agent.engine.model import (
     File,
     HaproxyRuns,
     IPAddress,
+    Keep,
     Opening,
     Ports,
     Probe,
@@ -58,6 +59,11 @@ STATS_SOCKET = "/run/haproxy/admin.sock"
 # when it starts.
 STATS_FILE = "/run/haproxy/stats"
 STATE_FILE = "/run/haproxy/state"
+# Counters and servers' health outlive a reload in these files.
+KEEPS = (
+    Keep(STATS_SOCKET, "dump stats-file", STATS_FILE),
+    Keep(STATS_SOCKET, "show servers state", STATE_FILE),
+)
 _WITNESS = b"@witness@"
 
 Milliseconds = Annotated[Int, Field(ge=1, le=86_400_000, examples=[5000])]
@@ -258,7 +264,7 @@ def render(section: Section, context: Context) -> Artifacts:
     digest = hashlib.sha256(text).hexdigest().encode()
     return Artifacts(
         files=(File(CONFIGURATION, text.replace(_WITNESS, digest, 1), UNIT, Reaction.RELOAD),),
-        units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET),),
+        units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET, KEEPS),),
         sets=tuple(_sets(section)),
         openings=tuple(_openings(section, context)),
         claims=tuple(

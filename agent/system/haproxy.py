@@ -4,14 +4,24 @@ Management guide of haproxy, 9.3 and 9.4: one command a connection, which ends t
 """
 
 import csv
+import logging
 import socket
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.engine.host import StepFailed
+from agent.engine.model import Keep
+from agent.system import files
 
 _TIMEOUT = 5.0  # seconds
 _RELOAD_TIMEOUT = 30.0
+_MASTER_PATIENCE = 2.0
+_PAUSE = 0.02
 _CHUNK = 65536
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +51,45 @@ def ask(path: str, command: str, timeout: float = _TIMEOUT) -> str:
     return answer.decode(errors="replace")
 
 
+def keep(keeps: Sequence[Keep]) -> None:
+    """Write down what a worker knows, for the next one to begin with.
+
+    A worker that does not answer has nothing to hand on: the reload is worth more than counters.
+    """
+    for one in keeps:
+        try:
+            answer = ask(one.socket, one.command)
+        except OSError as error:
+            log.warning("haproxy's state is not kept: %s: %s", one.socket, error)
+            return
+        files.write(Path(one.path), answer.encode(), durable=False)
+
+
 def reload(path: str) -> None:
     """Have the master load its files again; wait until the new worker serves or has failed.
 
     Raises StepFailed with haproxy's own words; the old worker serves on in that case.
     """
     try:
-        answer = ask(path, "reload", _RELOAD_TIMEOUT)
+        answer = _ask_master(path, "reload")
     except OSError as error:
         raise StepFailed("reload haproxy", f"the master's socket {path}: {error}") from error
     verdict, _, said = answer.partition("\n--\n")
     if verdict.strip() != "Success=1":
         words = " ".join(said.split()) or verdict.strip() or "the master did not say how it went"
         raise StepFailed("reload haproxy", words)
+
+
+def _ask_master(path: str, command: str) -> str:
+    """A master that has just started or reloaded opens its socket some milliseconds later."""
+    deadline = time.monotonic() + _MASTER_PATIENCE
+    while True:
+        try:
+            return ask(path, command, _RELOAD_TIMEOUT)
+        except (ConnectionRefusedError, FileNotFoundError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
 
 
 def info(path: str) -> dict[str, str]:

@@ -224,6 +224,7 @@ class LinuxHost:
             case Reload.SYSTEMD:
                 self.units.reload(unit.name)
             case Reload.HAPROXY_MASTER:
+                haproxy.keep(unit.keeps)
                 haproxy.reload(unit.socket)
             case _:
                 assert_never(unit.reload)

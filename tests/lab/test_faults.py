@@ -97,7 +97,7 @@ def test_killed_agent_leaves_the_old_revision_at_every_point(
     wait_until(lambda: settled(lab, 2), 10, "recovery after the commit")
     assert "10.1.1.10:80" in whole(lab).firewall
     again = lab.vm.request("PUT", "/v1/document", json=document)
-    assert again.json()["outcome"] == "unchanged", again.text
+    assert again.json()["result"] == "unchanged", again.text
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def whole(lab: Lab) -> Whole:
     files = said("sh", "-c", "cd /run/sysvm/current/ && find . -type f | sort | xargs sha256sum")
     return Whole(
         firewall=firewall,
-        sets=frozenset(said("ipset", "save").splitlines()),
+        sets=frozenset(re.sub(r" initval \S+", "", said("ipset", "save")).splitlines()),
         addresses=addresses,
         routes=frozenset(line.strip() for line in said("ip", "route").splitlines()),
         units=frozenset(u for u, s in zip(UNITS, states, strict=True) if s == "active"),

@@ -54,7 +54,7 @@ soak: .make/packages .make/venv ## Push and break things in the lab for a long t
 
 .PHONY: docs
 docs: .make/venv ## Write the generated parts of docs/ anew
-	$(BIN)/python -m tests.docs
+	$(BIN)/python -m appliance.reference
 
 .PHONY: clean
 clean: ## Take all labs down, and remove what was made here (not the cached root file system)

@@ -17,23 +17,25 @@ from collections.abc import Iterator
 
 from agent.document import boot as boot_configuration
 from agent.document.boot import BootConfig, InvalidBootConfig
-from agent.engine.errors import EngineError
+from agent.engine.errors import EngineError, NothingApplied
 from agent.engine.host import HostFull, StepFailed
 from agent.engine.model import Degraded
 from agent.engine.plan import describe
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
-from agent.system import credentials, lock
+from agent.system import credentials, legacy, lock
 from agent.system.clock import SystemClock
 from agent.system.files import Disk
 from agent.system.host import LinuxHost
 from agent.system.paths import Paths
+from agent.system.run import CommandFailed
 
 log = logging.getLogger("sysvm")
 
 LOCK_WAIT = 5.0  # seconds that a change waits for the one before it
 RESTORE_WAIT = 60.0  # seconds; at boot nobody else is about to finish sooner
-WATCH_INTERVAL = 30.0  # seconds between two looks for drift; counters are saved as often
+WATCH_INTERVAL = 30.0  # seconds between two looks for drift
+SAVE_EVERY = 10  # looks; as often are counters saved, which a power cut would take back
 
 
 def main() -> int:
@@ -132,14 +134,19 @@ def _terminate(_signal: int, _frame: object) -> None:
 
 
 def _watch(engine: Engine, stop: threading.Event) -> None:
-    """Look for drift and keep the counters, as often as `WATCH_INTERVAL` says."""
+    """Look for drift, and now and then keep the counters and tidy up."""
     known: tuple[str, ...] = ()
+    rounds = 0
     while not stop.wait(WATCH_INTERVAL):
+        rounds += 1
         try:
-            drift = describe(engine.drift())
-            engine.save_counters()
-            engine.tidy()
-        except (EngineError, HostFull, StepFailed) as error:
+            drift = (*describe(engine.drift()), *_legacy())
+            if rounds % SAVE_EVERY == 0:
+                engine.save_counters()
+                engine.tidy()
+        except NothingApplied:
+            continue
+        except (EngineError, HostFull, StepFailed, CommandFailed) as error:
             log.warning("cannot look for drift: %s", error)
             continue
         if drift != known:
@@ -148,6 +155,12 @@ def _watch(engine: Engine, stop: threading.Event) -> None:
             if not drift:
                 log.info("no drift any more")
             known = drift
+
+
+def _legacy() -> tuple[str, ...]:
+    return tuple(
+        f"- legacy ipv{int(rule.family)} {rule.table}: {rule.text}" for rule in legacy.observe()
+    )
 
 
 def _notify(state: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from agent.document.document import schema
@@ -116,3 +117,12 @@ def _references(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for child in node:
             yield from _references(child)
+
+
+def main() -> None:
+    """Write the page; `make docs` calls this."""
+    Path("docs/document.md").write_text(markdown())
+
+
+if __name__ == "__main__":
+    main()

@@ -219,7 +219,11 @@ class Operations:
 
     def get_drift(self, _: Call) -> Response:
         plan = describe(self._engine.drift())
-        return Response(Drift(bool(plan), plan))
+        legacy = tuple(
+            f"- legacy ipv{rule.family} {rule.table}: {rule.rule}"
+            for rule in self._machine.legacy_rules()
+        )
+        return Response(Drift(bool(plan or legacy), plan + legacy))
 
     def get_legacy_rules(self, _: Call) -> Response:
         return Response(LegacyRules(self._machine.legacy_rules()))

@@ -44,12 +44,6 @@ def test_reference_of_the_document_is_up_to_date() -> None:
     assert (ROOT / "docs" / "document.md").read_text() == markdown(), "run `make docs`"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "agent" / "templates").rglob("*.j2")), ids=str)
-def test_template_names_its_source_first(path: Path) -> None:
-    first = path.read_text().splitlines()[0]
-    assert f"agent/templates/{path.relative_to(ROOT / 'agent' / 'templates')}" in first
-
-
 def test_nothing_of_the_workplace_is_in_the_project() -> None:
     listed = subprocess.run(
         ("git", "ls-files"), cwd=ROOT, capture_output=True, text=True, check=False

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import time
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
@@ -322,22 +321,3 @@ def test_dnsmasq_accepts_what_is_rendered(tmp_path: Path) -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stderr
-
-
-def test_a_thousand_hosts_render_fast() -> None:
-    many = {
-        f"02:00:4c:00:{i >> 8:02x}:{i & 255:02x}": host(f"10.1.{i // 250}.{i % 250 + 2}", f"vm{i}")
-        for i in range(1000)
-    }
-    section = dhcp_dns.Section.model_validate({"hosts": many})
-    assert _best_of_five(lambda: dhcp_dns.render(section, context())) < 0.03
-
-
-def _best_of_five(act: Any) -> float:
-    """Seconds of processor time of the quickest of five runs."""
-    times = []
-    for _ in range(5):
-        began = time.process_time()
-        act()
-        times.append(time.process_time() - began)
-    return min(times)

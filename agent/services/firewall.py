@@ -310,7 +310,10 @@ def _input(builder: _Builder, context: Context) -> None:
 
 
 def _forward(builder: _Builder, context: Context) -> None:
-    """Through the VM: established, what was translated on its way in, what guests send out."""
+    """Through the VM: established, what was translated on its way in, what guests send out.
+
+    And what stays in a guest network, to and from the networks that are routed by way of a guest.
+    """
 
     def rule(target: Verdict | Jump, comment: str, **match: Unpack[RuleMatch]) -> None:
         builder.rule(Table.FILTER, "FORWARD", target, comment, **match)
@@ -335,6 +338,11 @@ def _forward(builder: _Builder, context: Context) -> None:
                 in_nic=guest.name,
                 out_nic=public.name,
             )
+        for network in context.routed.get(guest.name, ()):
+            if network.version == builder.family:
+                both: RuleMatch = {"in_nic": guest.name, "out_nic": guest.name}
+                rule(ACCEPT, f"sysvm: to {network}", destination=network, **both)
+                rule(ACCEPT, f"sysvm: from {network}", source=network, **both)
 
 
 def _ingress(builder: _Builder, address: IPAddress, rules: Mapping[str, IngressRule]) -> None:

@@ -5,7 +5,8 @@ import itertools
 import json
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -174,6 +175,30 @@ def with_mac(guest: Guest, mac: str) -> Iterator[None]:
         become(guest.mac)
 
 
+def reached(
+    node: Node, address: str, *, tcp: Iterable[int] = (), udp: Iterable[int] = ()
+) -> set[str]:
+    """Which of these ports answer a node, and `ping` if that is answered; all asked at once."""
+
+    def ask(probe: tuple[str, int]) -> bool:
+        match probe:
+            case ("tcp", port):
+                return node.reaches(address, port, timeout=0.4)
+            case ("udp", port):
+                return node.ask(address, port, b"", timeout=0.4) is not None
+            case _:
+                return node.pings(address, timeout=0.4)
+
+    probes = [*(("tcp", port) for port in tcp), *(("udp", port) for port in udp), ("ping", 0)]
+    with ThreadPoolExecutor(len(probes)) as threads:
+        answers = list(threads.map(ask, probes))
+    return {
+        f"{kind} {port}" if port else kind
+        for (kind, port), answered in zip(probes, answers, strict=True)
+        if answered
+    }
+
+
 # -- packets -----------------------------------------------------------------------------------
 
 
@@ -200,6 +225,18 @@ def seen(
 ) -> bytes:
     """The first frame that is wanted."""
     return wait_until(lambda: next(filter(wanted, frames(sock)), b""), timeout, what)
+
+
+def collected(sock: socket.socket, last: Callable[[bytes], bool]) -> list[bytes]:
+    """All frames up to one that is sent last."""
+    came: list[bytes] = []
+
+    def complete() -> bool:
+        came.extend(frames(sock))
+        return any(map(last, came))
+
+    wait_until(complete, 3, "the last frame")
+    return came
 
 
 def ethernet(source: str, destination: str, kind: int, payload: bytes) -> bytes:

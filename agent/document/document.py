@@ -34,10 +34,14 @@ GENERATION = Annotated[
 
 
 class InvalidDocument(ValueError):
-    """The document says something impossible; `problems` has all of it, in order of the path."""
+    """The document says something impossible; `problems` has all of it, in order of the path.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(problems))
+    `rest` is what could be understood, for whoever wants to say what else is wrong with it.
+    """
+
+    def __init__(self, problems: Iterable[Problem], rest: "Document | None" = None) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        self.rest = rest
         super().__init__("\n".join(map(str, self.problems)))
 
 
@@ -110,10 +114,15 @@ def parse_value(value: Any, previous: Document | None = None) -> Document:
             parts[name] = adapter.validate_python(value[name])
         except pydantic.ValidationError as error:
             problems.extend(_problems(name, error))
-    if not problems:
+    if "role" in parts:
         problems.extend(_foreign_sections(parts["role"], value))
-    if problems:
-        raise InvalidDocument(problems)
+    if not problems:
+        return _document(value, parts)
+    known = {"role", "site", "generation"} <= parts.keys()
+    raise InvalidDocument(problems, _document(value, parts) if known else None)
+
+
+def _document(value: Mapping[str, Any], parts: Mapping[str, Any]) -> Document:
     sections = {
         name: parts.get(name, service.ABSENT)
         for name, service in discover().items()

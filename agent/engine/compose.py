@@ -73,6 +73,16 @@ class Composer:
             owned_units=frozenset().union(*(s.UNITS for s in self._services.values())),
         )
 
+    def lint(
+        self, document: Document, links: Sequence[Link], boot: BootConfig | None
+    ) -> tuple[Problem, ...]:
+        """What is wrong with the sections of a document that is known to be invalid elsewhere."""
+        context = baseline.context(document, links, boot)
+        problems = list(baseline.lint(document, links, boot))
+        for name, section in document.sections.items():
+            problems += self._services[name].lint(section, context)
+        return tuple(problems)
+
     def _part(self, name: str, section: Any, context: Context, *, render: bool) -> _Part:
         known = self._parts.get(name)
         if known is not None and known.section is section and known.context == context:

@@ -532,7 +532,14 @@ class Engine:
     # -- small things -----------------------------------------------------------------------
 
     def _parse(self, data: bytes) -> Document:
-        document = parse(data, self._last_document)
+        """Raises InvalidDocument, with what is wrong between sections as well as within them."""
+        try:
+            document = parse(data, self._last_document)
+        except InvalidDocument as error:
+            if error.rest is None:
+                raise
+            more = self._composer.lint(error.rest, self._host.links(), self._boot)
+            raise InvalidDocument([*error.problems, *more]) from error.__cause__
         self._last_document = document
         return document
 

@@ -144,6 +144,20 @@ def test_invalid_document_names_every_problem_and_touches_nothing(machine: Machi
     assert machine.host.snapshot() == before
 
 
+def test_what_is_wrong_between_sections_is_said_with_what_is_wrong_within(
+    machine: Machine,
+) -> None:
+    bad = json.loads(with_forward(1))
+    bad["nat"]["forwards"]["web"]["to"] = "192.0.2.1"
+    bad["firewall"]["ingress"]["203.0.113.10"]["web"]["ports"] = 0
+    with pytest.raises(InvalidDocument) as caught:
+        machine.engine.push(json.dumps(bad).encode())
+    assert [p.path for p in caught.value.problems] == [
+        "/firewall/ingress/203.0.113.10/web/ports",
+        "/nat/forwards/web/to",
+    ]
+
+
 def test_references_that_lead_nowhere_are_all_reported(machine: Machine) -> None:
     bad = json.loads(with_forward(1))
     bad["nat"]["forwards"]["web"]["to"] = "192.0.2.1"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -28,6 +29,23 @@ def schema() -> None:
 
     json.dump(document_schema(), sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+@app.command()
+def demo(
+    name: Annotated[str, typer.Option("--name", "-n", help="The lab's name.")] = "demo",
+    down: Annotated[
+        bool, typer.Option("--down/--keep", help="Take the lab down at the end.")
+    ] = False,
+) -> None:
+    """Boot a small cloud, push a document to it, and show everything working.
+
+    A lab of that name is taken down first.
+    """
+    from appliance import demo as demonstration
+
+    if not demonstration.run(name, Console(highlight=False), down=down):
+        raise typer.Exit(1)
 
 
 def main() -> None:

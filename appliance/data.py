@@ -17,6 +17,11 @@ def units() -> Path:
     return _data("systemd")
 
 
+def examples() -> Path:
+    """The folder of documents to push."""
+    return _data("examples")
+
+
 def agent_source() -> Path:
     """The agent's package, as it is to be copied into the VM."""
     return Path(agent.__file__).resolve().parent

@@ -455,14 +455,24 @@ def test_status_on_one_screen(client: FlaskClient, engine: FakeEngine) -> None:
     assert answer["interfaces"][1]["missing"] == ["203.0.113.5/24"]
 
 
-def test_drift_is_the_plan_that_would_mend_it(client: FlaskClient, engine: FakeEngine) -> None:
+def test_drift_is_the_plan_that_would_mend_it(
+    client: FlaskClient, engine: FakeEngine, machine: FakeMachine
+) -> None:
     put(client)
+    machine.legacy = ()
     assert client.get("/v1/drift").get_json() == {"drift": False, "plan": []}
     engine.drifted = Plan(PLAN.steps)
     assert client.get("/v1/drift").get_json() == {
         "drift": True,
         "plan": ["+ address 203.0.113.5/24 on eth2"],
     }
+
+
+def test_rules_in_the_legacy_tables_are_drift(client: FlaskClient) -> None:
+    put(client)
+    answer = client.get("/v1/drift").get_json()
+    assert answer["drift"] is True
+    assert answer["plan"][0].startswith("- legacy ipv4 filter: ")
 
 
 def test_legacy_rules_are_shown_and_removed(client: FlaskClient, machine: FakeMachine) -> None:

@@ -57,8 +57,7 @@ docs: .make/venv ## Write the generated parts of docs/ anew
 	$(BIN)/python -m appliance.reference
 
 .PHONY: clean
-clean: ## Take all labs down, and remove what was made here (not the cached root file system)
-	@if [ -x $(BIN)/sysvm ]; then $(BIN)/sysvm lab down --all; fi
+clean: ## Remove what was made here (not labs that are up, nor the cached root file system)
 	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Packages are looked up first: apt is asked, and its lists are fetched, only if one is missing.

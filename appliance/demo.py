@@ -52,6 +52,7 @@ PICTURE = """
                                |
                            management, which pushes documents by mutual TLS"""
 WIDEST = 100  # columns
+PAUSE = 0.01  # seconds between two requests of the traffic that has to go on
 
 
 class Differs(Exception):
@@ -209,9 +210,9 @@ def around(lab: Lab, *, well: bool) -> Iterator[str]:
         yield f"  {program} lab shell {name} {next(iter(lab.guests))}"
         yield "Push a document, or ask as management does:"
         yield f"  {program} lab push {name} --next examples/router.json"
-        yield f"  cd {manager.keys_folder}"
-        yield f"  {inside} --cacert ca.pem --cert manager.pem \\"
-        yield f"    --key manager.key https://{manager.vm_address}:{manager.vm_port}/v1/status"
+        yield f"  (cd {manager.keys_folder}; {inside} \\"
+        yield "    --cacert ca.pem --cert manager.pem --key manager.key \\"
+        yield f"    https://{manager.vm_address}:{manager.vm_port}/v1/status)"
     yield "Take it down:"
     yield f"  {program} lab down {name}"
 
@@ -520,6 +521,7 @@ class Traffic:
             self.asked += 1
             with contextlib.suppress(OSError):
                 self.answered += _fetch(node, address, port).status == 200
+            self._stop.wait(PAUSE)
 
 
 def _translated(cloud: Cloud) -> tuple[tuple[Node, str, int], ...]:

@@ -31,7 +31,7 @@ test: .make/packages .make/venv ## Run all tests, those in the lab included (as 
 
 .PHONY: test-fast
 test-fast: .make/venv ## Run the tests that need neither root nor the lab, in seconds
-	$(BIN)/pytest -q -m "not lab and not image"
+	$(BIN)/pytest -q -m "not lab and not image" --numprocesses=$(JOBS)
 
 .PHONY: lint
 lint: .make/venv ## Check types, style and the import contract

@@ -8,6 +8,7 @@
 - A test outside the lab reaches nothing but this machine.
 """
 
+import os
 import re
 import sys
 from collections.abc import Generator, Iterable
@@ -17,6 +18,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+
+# The processes of one run (xdist's workers) agree on the order of sets, and so on tests' names.
+os.environ.setdefault("PYTHONHASHSEED", "0")
 
 KINDS = ("lab", "image")
 LONG = ("fuzz", "soak")

@@ -23,7 +23,7 @@ from agent.engine.model import Degraded
 from agent.engine.plan import describe
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
-from agent.system import credentials, legacy, lock
+from agent.system import credentials, legacy, lock, memory
 from agent.system.clock import SystemClock
 from agent.system.files import Disk
 from agent.system.host import LinuxHost
@@ -115,6 +115,7 @@ def _serve() -> int:
         if outcome is not None:
             log.warning("recovered: %s", type(outcome).__name__)
         engine.tidy()
+        memory.give_back()
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(engine, stop), name="watch", daemon=True)
         watcher.start()
@@ -136,10 +137,14 @@ def _terminate(_signal: int, _frame: object) -> None:
 def _watch(engine: Engine, stop: threading.Event) -> None:
     """Look for drift, and now and then keep the counters and tidy up."""
     known: tuple[str, ...] = ()
+    seen: int | None = None
     rounds = 0
     while not stop.wait(WATCH_INTERVAL):
         rounds += 1
         try:
+            if (current := engine.state().current) != seen:
+                seen = current
+                memory.give_back()
             drift = (*describe(engine.drift()), *_legacy())
             if rounds % SAVE_EVERY == 0:
                 engine.save_counters()

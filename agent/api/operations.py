@@ -18,7 +18,7 @@ from agent.api.problems import Refusal
 from agent.api.routes import Route
 from agent.api.show import ServiceRow
 from agent.document import json as strict_json
-from agent.document.document import canonical, schema
+from agent.document.document import schema
 from agent.engine.errors import NothingApplied
 from agent.engine.model import Outcome
 from agent.engine.plan import describe
@@ -96,7 +96,7 @@ class Operations:
         if wanted.strip() == "*" or current.info.digest in (d for _, d in ETAG.findall(wanted)):
             return Response(b"", 304, {"ETag": etag})
         headers = {"ETag": etag, "Content-Type": "application/json"}
-        return Response(canonical(current.document.value), headers=headers)
+        return Response(current.document.canonical, headers=headers)
 
     def put_document(self, call: Call) -> Response:
         if_match, wait = self._if_match(call), confirm_within(call)

@@ -47,21 +47,41 @@ class InvalidDocument(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
-    """One whole push. `value` is what was pushed (never changed), `digest` its SHA-256."""
+    """One whole push. `digest` is the SHA-256 of its canonical form.
 
-    value: Mapping[str, Any]
+    What was pushed is kept as text, by top-level name: as values it would be ten times as large.
+    """
+
+    texts: Mapping[str, bytes]  # canonical JSON of each member, in order of their names
     digest: str
     generation: int
     role: Role
     site: Site
     sections: Mapping[str, Section]
 
+    @property
+    def canonical(self) -> bytes:
+        """The document as canonical JSON."""
+        return _join(self.texts)
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The document as it was pushed, made anew at each call."""
+        return {name: json.loads(text) for name, text in self.texts.items()}
+
+
+def _join(texts: Mapping[str, bytes]) -> bytes:
+    return b"{" + b",".join(b'"%s":%s' % (n.encode(), text) for n, text in texts.items()) + b"}"
+
 
 def canonical(value: object) -> bytes:
-    """JSON with sorted names and no blanks: the same value always gives the same bytes."""
+    """JSON with sorted names and no blanks: the same value always gives the same bytes.
+
+    Half a character ("\\ud800") is not UTF-8, but has to be kept until a type refuses it.
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    ).encode(errors="surrogatepass")
 
 
 def merge(value: Any, patch: Any) -> Any:
@@ -97,6 +117,10 @@ def parse_value(value: Any, previous: Document | None = None) -> Document:
     value = migrate(value)
     parts: dict[str, Any] = {}
     problems: list[Problem] = []
+    try:
+        texts = {name: canonical(value[name]) for name in sorted(value)}
+    except RecursionError as error:
+        raise InvalidDocument([Problem("", "is nested too deep")]) from error
     adapters = _adapters()
     for name in value.keys() - adapters.keys():
         hint = f"one of {', '.join(sorted(adapters))}"
@@ -106,7 +130,7 @@ def parse_value(value: Any, previous: Document | None = None) -> Document:
             if name in _REQUIRED:
                 problems.append(Problem(pointer(name), "is missing"))
             continue
-        kept = _kept(previous, name, value[name])
+        kept = _kept(previous, name, texts[name])
         if kept is not None:
             parts[name] = kept
             continue
@@ -117,20 +141,20 @@ def parse_value(value: Any, previous: Document | None = None) -> Document:
     if "role" in parts:
         problems.extend(_foreign_sections(parts["role"], value))
     if not problems:
-        return _document(value, parts)
+        return _document(texts, parts)
     known = {"role", "site", "generation"} <= parts.keys()
-    raise InvalidDocument(problems, _document(value, parts) if known else None)
+    raise InvalidDocument(problems, _document(texts, parts) if known else None)
 
 
-def _document(value: Mapping[str, Any], parts: Mapping[str, Any]) -> Document:
+def _document(texts: Mapping[str, bytes], parts: Mapping[str, Any]) -> Document:
     sections = {
         name: parts.get(name, service.ABSENT)
         for name, service in discover().items()
         if parts["role"] in service.ROLES
     }
     return Document(
-        value=value,
-        digest=hashlib.sha256(canonical(value)).hexdigest(),
+        texts=texts,
+        digest=hashlib.sha256(_join(texts)).hexdigest(),
         generation=parts["generation"],
         role=parts["role"],
         site=parts["site"],
@@ -193,8 +217,8 @@ def _adapters() -> Mapping[str, TypeAdapter[Any]]:
     return {name: TypeAdapter(part) for name, part in (fixed | services).items()}
 
 
-def _kept(previous: Document | None, name: str, raw: object) -> Any:
-    if previous is None or name not in previous.value or previous.value[name] != raw:
+def _kept(previous: Document | None, name: str, text: bytes) -> Any:
+    if previous is None or previous.texts.get(name) != text:
         return None
     if name == "site":
         return previous.site

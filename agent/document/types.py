@@ -42,7 +42,7 @@ __all__ = [
 class Section(BaseModel):
     """Base of every object in a document: nothing unknown, nothing changeable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="utf8")
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 Bool = StrictBool

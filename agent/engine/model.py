@@ -84,11 +84,16 @@ class Reload(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What a daemon is asked at `socket` just before it reloads, and where the answer is kept."""
+    """What a daemon is asked at `socket` just before it reloads, and where the answer is kept.
+
+    With `columns`, lines of so many words are kept only if those words are one of `rows`.
+    """
 
     socket: str
     command: str
     path: str
+    columns: tuple[int, ...] = ()
+    rows: frozenset[tuple[str, ...]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,8 @@ class Store:
     def __init__(self, folder: Path, disk: Disk) -> None:
         self._folder = folder
         self._disk = disk
-        self._parsed: dict[int, Revision] = {}
+        self._latest: Revision | None = None
+        self._infos: dict[int, RevisionInfo] = {}
         self._blobs: dict[int, frozenset[str]] = {}
         self._firewall: dict[str, str] = {}
 
@@ -125,38 +126,47 @@ class Store:
 
     def put_revision(self, revision: Revision) -> None:
         number = revision.info.number
-        value = {**asdict(revision.info), "document": revision.document.value}
-        self._disk.write(self._folder / "revisions" / f"{number}.json", canonical(value))
-        self._parsed[number] = revision
-        self._blobs.pop(number, None)
+        about = canonical(asdict(revision.info))
+        text = about[:-1] + b',"document":' + revision.document.canonical + b"}"
+        self._disk.write(self._path(number), text)
+        self._know(revision)
 
-    def revision(self, number: int, previous: Document | None = None) -> Revision:
+    def revision(self, number: int) -> Revision:
         """Raises NoSuchRevision, UnreadableState."""
-        if number in self._parsed:
-            return self._parsed[number]
-        path = self._folder / "revisions" / f"{number}.json"
+        if self._latest is not None and self._latest.info.number == number:
+            return self._latest
+        path = self._path(number)
         value = self._read(path)
         if value is None:
             raise NoSuchRevision(number)
         try:
-            document = parse_value(value.pop("document"), previous)
+            document = parse_value(value.pop("document"))
             info = RevisionInfo(**value)
         except (KeyError, TypeError, AttributeError, InvalidDocument) as error:
             raise UnreadableState(str(path), str(error)) from error
         if info.digest != document.digest:
             raise UnreadableState(str(path), "the document is not the one that was stored")
         revision = Revision(replace(info, number=number), document)
-        self._parsed[number] = revision
+        self._know(revision)
         return revision
+
+    def _know(self, revision: Revision) -> None:
+        """Remember the latest revision whole, and of the others only what they are called."""
+        number = revision.info.number
+        self._latest = revision
+        self._infos[number] = revision.info
+        self._blobs[number] = _blobs(revision)
 
     def revisions(self) -> tuple[RevisionInfo, ...]:
         """Those that are kept and can be read, newest first."""
+        latest = self._latest
         found = []
         for number in reversed(self._numbers()):
             try:
-                found.append(self.revision(number).info)
+                found.append(self._infos.get(number) or self.revision(number).info)
             except UnreadableState:
                 continue
+        self._latest = latest
         return tuple(found)
 
     def prune(self, keep: frozenset[int]) -> tuple[int, ...]:
@@ -164,25 +174,24 @@ class Store:
         numbers = self._numbers()
         left = set(numbers[-KEPT:]) | (keep & set(numbers))
         for number in set(numbers) - left:
-            self._disk.remove(self._folder / "revisions" / f"{number}.json")
-            self._parsed.pop(number, None)
-        for number in set(self._parsed) - left:
-            del self._parsed[number]
+            self.forget(number)
         return tuple(sorted(left))
 
     def forget(self, number: int) -> None:
-        """Remove a revision that never came to be."""
-        self._disk.remove(self._folder / "revisions" / f"{number}.json")
-        self._parsed.pop(number, None)
+        """Remove a revision."""
+        self._disk.remove(self._path(number))
+        self._infos.pop(number, None)
+        self._blobs.pop(number, None)
+        if self._latest is not None and self._latest.info.number == number:
+            self._latest = None
 
     def blobs_in_use(self) -> frozenset[str]:
         """Blobs that a kept revision names, for their removal to spare."""
         numbers = [info.number for info in self.revisions()]
-        for number in numbers:
-            if number not in self._blobs:
-                self._blobs[number] = _blobs(self.revision(number))
-        self._blobs = {number: self._blobs[number] for number in numbers}
-        return frozenset().union(*self._blobs.values())
+        return frozenset().union(*(self._blobs[number] for number in numbers))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / "revisions" / f"{number}.json"
 
     def _numbers(self) -> list[int]:
         folder = self._folder / "revisions"

@@ -338,11 +338,11 @@ def _forward(builder: _Builder, context: Context) -> None:
                 in_nic=guest.name,
                 out_nic=public.name,
             )
-        for network in context.routed.get(guest.name, ()):
+        name = guest.name
+        for network in context.routed.get(name, ()):
             if network.version == builder.family:
-                both: RuleMatch = {"in_nic": guest.name, "out_nic": guest.name}
-                rule(ACCEPT, f"sysvm: to {network}", destination=network, **both)
-                rule(ACCEPT, f"sysvm: from {network}", source=network, **both)
+                rule(ACCEPT, f"sysvm: to {network}", in_nic=name, out_nic=name, destination=network)
+                rule(ACCEPT, f"sysvm: from {network}", in_nic=name, out_nic=name, source=network)
 
 
 def _ingress(builder: _Builder, address: IPAddress, rules: Mapping[str, IngressRule]) -> None:

@@ -54,16 +54,12 @@ UNITS: frozenset[str] = frozenset({UNIT})
 CONFIGURATION = "haproxy/haproxy.cfg"
 MASTER_SOCKET = "/run/haproxy/master.sock"
 STATS_SOCKET = "/run/haproxy/admin.sock"
-# What the old worker's counters and the servers' states are saved to before a reload, by whoever
-# reloads (`dump stats-file` and `show servers state` on the stats socket); haproxy reads both
-# when it starts.
+# Counters and servers' health outlive a reload in these files, which haproxy reads when it starts.
+# It would take a server's port from there too, before its own configuration's: what is kept is
+# the health of servers that are still the same (management guide, "show servers state").
 STATS_FILE = "/run/haproxy/stats"
 STATE_FILE = "/run/haproxy/state"
-# Counters and servers' health outlive a reload in these files.
-KEEPS = (
-    Keep(STATS_SOCKET, "dump stats-file", STATS_FILE),
-    Keep(STATS_SOCKET, "show servers state", STATE_FILE),
-)
+_STATE_COLUMNS = (1, 3, 4, 18)  # be_name, srv_name, srv_addr, srv_port
 _WITNESS = b"@witness@"
 
 Milliseconds = Annotated[Int, Field(ge=1, le=86_400_000, examples=[5000])]
@@ -264,7 +260,7 @@ def render(section: Section, context: Context) -> Artifacts:
     digest = hashlib.sha256(text).hexdigest().encode()
     return Artifacts(
         files=(File(CONFIGURATION, text.replace(_WITNESS, digest, 1), UNIT, Reaction.RELOAD),),
-        units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET, KEEPS),),
+        units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET, _keeps(section)),),
         sets=tuple(_sets(section)),
         openings=tuple(_openings(section, context)),
         claims=tuple(
@@ -276,6 +272,18 @@ def render(section: Section, context: Context) -> Artifacts:
             )
             for name, item in sorted(section.listeners.items())
         ),
+    )
+
+
+def _keeps(section: Section) -> tuple[Keep, ...]:
+    servers = frozenset(
+        (name, key, str(server.address), str(server.port))
+        for name, listener in section.listeners.items()
+        for key, server in listener.servers.items()
+    )
+    return (
+        Keep(STATS_SOCKET, "dump stats-file", STATS_FILE),
+        Keep(STATS_SOCKET, "show servers state", STATE_FILE, _STATE_COLUMNS, servers),
     )
 
 

@@ -267,7 +267,7 @@ def _outbound(section: Section, context: Context, rule: "_AddRule") -> None:
         return
     public = context.nic_of_address(section.source_address)
     for nic in context.nics_of(NicRole.GUEST):
-        routed = (n for n in context.routed.get(nic.name, ()) if n.version == Family.V4)
+        routed = [n for n in context.routed.get(nic.name, ()) if isinstance(n, IPv4Network)]
         for network in (*nic.networks(Family.V4), *routed):
             rule(
                 "POSTROUTING",

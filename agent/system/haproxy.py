@@ -62,7 +62,19 @@ def keep(keeps: Sequence[Keep]) -> None:
         except OSError as error:
             log.warning("haproxy's state is not kept: %s: %s", one.socket, error)
             return
-        files.write(Path(one.path), answer.encode(), durable=False)
+        files.write(Path(one.path), _kept(one, answer).encode(), durable=False)
+
+
+def _kept(one: Keep, answer: str) -> str:
+    if not one.columns:
+        return answer
+    lines = []
+    for line in answer.splitlines(keepends=True):
+        words = line.split()
+        whole = len(words) > max(one.columns) and not line.startswith("#")
+        if not whole or tuple(words[column] for column in one.columns) in one.rows:
+            lines.append(line)
+    return "".join(lines)
 
 
 def reload(path: str) -> None:

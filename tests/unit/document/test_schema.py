@@ -26,6 +26,7 @@ HOSTILE = (
     "--option",
     '"quoted"',
     "x" * 10_000,
+    "\ud800",
 )
 
 

@@ -4,7 +4,7 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -45,11 +45,50 @@ class InvalidDocument(ValueError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+class Sections(Mapping[str, Section]):
+    """The sections of a document by name, parsed from their valid text when they are asked for.
+
+    As objects, the sections of a large document take ten times the room of their text, and only
+    those that changed are ever looked at.
+    """
+
+    def __init__(self, texts: Mapping[str, bytes], names: Iterable[str]) -> None:
+        self._texts = texts
+        self._names = tuple(names)
+        self._parsed: dict[str, Section] = {}
+
+    def __getitem__(self, name: str) -> Section:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._parsed:
+            text = self._texts.get(name)
+            self._parsed[name] = (
+                discover()[name].ABSENT
+                if text is None
+                else _adapters()[name].validate_python(json.loads(text))
+            )
+        return self._parsed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def put(self, name: str, section: Section) -> None:
+        """Remember a section that has just been parsed."""
+        self._parsed[name] = section
+
+    def forget(self) -> None:
+        """Let go of the objects; they can be made again."""
+        self._parsed = {}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
     """One whole push. `digest` is the SHA-256 of its canonical form.
 
-    What was pushed is kept as text, by top-level name: as values it would be ten times as large.
+    What was pushed is kept as text, by top-level name; text that is here is valid.
     """
 
     texts: Mapping[str, bytes]  # canonical JSON of each member, in order of their names
@@ -57,7 +96,7 @@ class Document:
     generation: int
     role: Role
     site: Site
-    sections: Mapping[str, Section]
+    sections: Sections
 
     @property
     def canonical(self) -> bytes:
@@ -100,7 +139,7 @@ def merge(value: Any, patch: Any) -> Any:
 def parse(data: bytes, previous: Document | None = None) -> Document:
     """The document that these bytes are.
 
-    Sections equal to those of `previous` are taken over as they are, which is what makes one
+    Sections with the same text as in `previous` are not validated again, which is what makes one
     rule more in a large document cheap. Raises InvalidDocument with every problem.
     """
     try:
@@ -130,9 +169,7 @@ def parse_value(value: Any, previous: Document | None = None) -> Document:
             if name in _REQUIRED:
                 problems.append(Problem(pointer(name), "is missing"))
             continue
-        kept = _kept(previous, name, texts[name])
-        if kept is not None:
-            parts[name] = kept
+        if name in discover() and previous and previous.texts.get(name) == texts[name]:
             continue
         try:
             parts[name] = adapter.validate_python(value[name])
@@ -143,22 +180,31 @@ def parse_value(value: Any, previous: Document | None = None) -> Document:
     if not problems:
         return _document(texts, parts)
     known = {"role", "site", "generation"} <= parts.keys()
-    raise InvalidDocument(problems, _document(texts, parts) if known else None)
+    wrong = {problem.path.split("/")[1] for problem in problems if problem.path}
+    good = {name: text for name, text in texts.items() if name not in wrong}
+    raise InvalidDocument(problems, _document(good, parts) if known else None)
 
 
 def _document(texts: Mapping[str, bytes], parts: Mapping[str, Any]) -> Document:
-    sections = {
-        name: parts.get(name, service.ABSENT)
-        for name, service in discover().items()
-        if parts["role"] in service.ROLES
-    }
+    role = parts["role"]
+    sections = Sections(
+        texts,
+        (
+            name
+            for name, service in discover().items()
+            if role in service.ROLES and (name in parts or name in texts or service.ABSENT)
+        ),
+    )
+    for name in sections:
+        if name in parts:
+            sections.put(name, parts[name])
     return Document(
         texts=texts,
         digest=hashlib.sha256(_join(texts)).hexdigest(),
         generation=parts["generation"],
-        role=parts["role"],
+        role=role,
         site=parts["site"],
-        sections={name: section for name, section in sections.items() if section is not None},
+        sections=sections,
     )
 
 
@@ -215,14 +261,6 @@ def _adapters() -> Mapping[str, TypeAdapter[Any]]:
     }
     services = {name: service.Section for name, service in discover().items()}
     return {name: TypeAdapter(part) for name, part in (fixed | services).items()}
-
-
-def _kept(previous: Document | None, name: str, text: bytes) -> Any:
-    if previous is None or previous.texts.get(name) != text:
-        return None
-    if name == "site":
-        return previous.site
-    return previous.sections.get(name)
 
 
 def _foreign_sections(role: Role, value: Mapping[str, Any]) -> Iterable[Problem]:

@@ -35,7 +35,7 @@ T = TypeVar("T")
 class _Part:
     """What a service made of its section, kept for as long as neither it nor the site changes."""
 
-    section: object
+    text: bytes | None  # of the section; None where the document has none
     context: Context
     problems: tuple[Problem, ...]
     artifacts: Artifacts
@@ -57,8 +57,8 @@ class Composer:
         context = baseline.context(document, links, boot)
         problems = list(baseline.lint(document, links, boot))
         parts: list[_Part] = []
-        for name, section in document.sections.items():
-            part = self._part(name, section, context, render=not problems)
+        for name in document.sections:
+            part = self._part(name, document, context, render=not problems)
             problems += part.problems
             parts.append(part)
         if not problems:
@@ -83,17 +83,19 @@ class Composer:
             problems += self._services[name].lint(section, context)
         return tuple(problems)
 
-    def _part(self, name: str, section: Any, context: Context, *, render: bool) -> _Part:
+    def _part(self, name: str, document: Document, context: Context, *, render: bool) -> _Part:
+        text = document.texts.get(name)
         known = self._parts.get(name)
-        if known is not None and known.section is section and known.context == context:
+        if known is not None and known.text == text and known.context == context:
             return known
         service = self._services[name]
+        section: Any = document.sections[name]
         problems = tuple(service.lint(section, context))
         if problems or not render:
-            return _Part(section, context, problems, Artifacts(), (), ())
+            return _Part(text, context, problems, Artifacts(), (), ())
         artifacts = service.render(section, context)
         part = _Part(
-            section,
+            text,
             context,
             (),
             artifacts,

@@ -652,6 +652,7 @@ class Engine:
     def _remember(self, number: int, target: Target) -> None:
         self._targets = {number: target}
         self._last_document = target.revision.document
+        self._last_document.sections.forget()
 
     def _prune(self, state: State) -> None:
         self._store.prune(_wanted(state))

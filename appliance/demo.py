@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Cloud:
     name: str
     console: Console
     generation: int = 0
-    noted: dict[str, str] = field(default_factory=dict)
+    undrained: str = ""  # the revision before the load balancer's server was drained
 
     @property
     def lab(self) -> Lab:
@@ -145,6 +146,8 @@ def run(name: str, console: Console, *, down: bool = False) -> bool:
     if name in state.names():
         for line in around(cloud.lab, well=well):
             console.print(line, markup=False, soft_wrap=True)
+    elif not well:
+        console.print("Run it again with --keep to look around in what it leaves.")
     return well
 
 
@@ -170,7 +173,7 @@ def _told(trial: Trial, cloud: Cloud) -> bool:
         came = str(error)
     except ApplianceError as error:
         came, hint = error.what, error.hint
-    except (CommandFailed, NoLease, TookTooLong, OSError) as error:
+    except (CommandFailed, NoLease, TookTooLong, HTTPException, OSError) as error:
         came = str(error) or type(error).__name__
     taken = f"{time.monotonic() - began:.1f} s"
     verdict = "ok" if well else "FAILED"
@@ -432,7 +435,7 @@ def _drain(cloud: Cloud) -> str:
     found = _spread(cloud)
     _expect(found == {"vm2": 20}, _counted(found))
     _expect(cloud.pids() == pids, "a daemon was restarted")
-    cloud.noted["before the drain"] = before
+    cloud.undrained = before
     taken = answer.json()["duration_ms"]
     return (
         f"{cloud.revision()} in {taken} ms, no daemon restarted; vm1 is drained: {_counted(found)}"
@@ -443,8 +446,7 @@ def _roll_back(cloud: Cloud) -> str:
     told = cloud.lab.vm.run(["sysvmctl", "rollback"]).text.strip().splitlines()[-1]
     found = _spread(cloud)
     _expect(set(found) == {"vm1", "vm2"}, _counted(found))
-    before = cloud.noted["before the drain"]
-    return f"{told}\nwhat {before} said runs again: {_counted(found)}"
+    return f"{told}\nwhat {cloud.undrained} said runs again: {_counted(found)}"
 
 
 # -- user data ---------------------------------------------------------------------------------
@@ -519,7 +521,7 @@ class Traffic:
         while not self._stop.is_set():
             node, address, port = self.ways[self.asked % len(self.ways)]
             self.asked += 1
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(HTTPException, OSError):
                 self.answered += _fetch(node, address, port).status == 200
             self._stop.wait(PAUSE)
 

@@ -11,14 +11,15 @@ the newest whole revision stands in for it (`recover`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from agent.document.document import Document, InvalidDocument, canonical, parse_value
 from agent.engine.errors import NoSuchRevision, UnreadableState
-from agent.engine.model import Count, CounterKey, Family, Table
+from agent.engine.firewall import sets_text
+from agent.engine.model import AddressSet, Count, CounterKey, Family, Table
 
 KEPT = 10  # revisions
 
@@ -50,8 +51,17 @@ class RevisionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
+    """A document as the VM numbers it."""
+
     info: RevisionInfo
     document: Document
+
+    @classmethod
+    def of(
+        cls, document: Document, number: int, now: float, cause: str, origin: int | None = None
+    ) -> "Revision":
+        generation, digest = document.generation, document.digest
+        return cls(RevisionInfo(number, generation, digest, now, cause, origin), document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +253,16 @@ class Store:
         }
         self._disk.write(self._folder / name, canonical(value), durable=False)
 
-    def put_firewall(self, parts: Mapping[str, str]) -> None:
+    def put_firewall(
+        self, sets: Iterable[AddressSet], tables: Mapping[tuple[Family, Table], str]
+    ) -> None:
         """Keep what closes the VM at a boot in which nothing of ours can start.
 
-        The parts are `sets`, `v4` and `v6`; those that have not changed are not written.
+        What has not changed is not written.
         """
+        parts = {"sets": sets_text(sets)}
+        for family in Family:
+            parts[f"v{int(family)}"] = "".join(tables[family, table] for table in Table)
         for name, text in parts.items():
             if self._firewall.get(name) != text:
                 self._disk.write(self._folder / "firewall" / name, text.encode())

@@ -246,6 +246,32 @@ def test_rollback_that_fails_too_is_degraded_and_closed(machine: Machine) -> Non
     assert not machine.engine.state().degraded
 
 
+def test_daemon_that_cannot_be_put_back_does_not_close_the_rest(machine: Machine) -> None:
+    before = json.loads(with_forward(1))
+    before["load_balancer"] = json.loads(with_services(1))["load_balancer"]
+    machine.engine.push(json.dumps(before).encode())
+    after = {**before, "generation": 2}
+    after["load_balancer"]["listeners"]["web"]["port"] = 81
+    machine.host.failing_units = {"haproxy.service"}
+    machine.host.failing_steps = {"ReloadUnit"}
+    outcome = machine.engine.push(json.dumps(after).encode())
+    assert isinstance(outcome, Degraded)
+    assert "haproxy.service" in machine.engine.state().degraded
+    assert any("10.1.1.10" in text for text in machine.host.tables.values())
+
+
+def test_next_good_push_ends_what_was_degraded(machine: Machine) -> None:
+    machine.engine.push(with_services(1))
+    machine.host.units["haproxy.service"] = "failed"
+    machine.host.failing_units = {"haproxy.service"}
+    machine.host.failing_probes = {"dnsmasq.service"}
+    outcome = machine.engine.push(with_services(2, name="renamed"))
+    assert isinstance(outcome, Degraded)
+    machine.host.failing_probes = set()
+    assert isinstance(machine.engine.push(with_services(3, name="renamed")), Committed)
+    assert not machine.engine.state().degraded
+
+
 def test_full_disk_is_said_before_anything_is_touched(machine: Machine) -> None:
     machine.engine.push(router(1))
     before = machine.host.snapshot()

@@ -1,0 +1,79 @@
+"""The restore at boot: the last confirmed revision, before there is a network."""
+
+import logging
+from dataclasses import replace
+
+from agent.document.boot import BootConfig
+from agent.document.document import Document, InvalidDocument, parse_value
+from agent.engine.errors import EngineError
+from agent.engine.host import CheckFailed, Clock, Host
+from agent.engine.model import Committed, Degraded, Outcome
+from agent.engine.plan import name
+from agent.engine.store import Revision, State, Store
+from agent.engine.target import Target, Targets
+
+log = logging.getLogger(__name__)
+
+
+def restore(
+    host: Host, store: Store, targets: Targets, clock: Clock, boot: BootConfig | None
+) -> Outcome:
+    """Become the last confirmed revision; where that one cannot be used, an older one.
+
+    Before the first push the boot configuration stands in for a revision. Daemons are started,
+    not waited for: this runs before they may. Counters go on from what was kept.
+    """
+    state = replace(store.recover(), making=None, deadline=None)
+    store.begin_counters()
+    for number in _bootable(store, state):
+        try:
+            target = targets.prepare(store.revision(number), "boot")
+        except (InvalidDocument, CheckFailed, EngineError) as error:
+            log.error("revision %d cannot be restored: %s", number, error)
+            continue
+        return _boot(host, store, targets, state, target)
+    if boot is None:
+        log.error("there is no boot configuration: staying closed")
+        return Degraded("there is no boot configuration and no earlier revision")
+    revision = Revision.of(document_of(boot), state.last + 1, clock.now(), "boot")
+    target = targets.prepare(revision, "boot")
+    store.put_revision(revision)
+    state = replace(state, last=revision.info.number)
+    return _boot(host, store, targets, state, target)
+
+
+def document_of(boot: BootConfig) -> Document:
+    """The document that a VM has before the first push: its control NIC, and nothing open."""
+    nics = {mac: nic.model_dump(mode="json", exclude_none=True) for mac, nic in boot.nics.items()}
+    return parse_value(
+        {
+            "schema": 1,
+            "generation": 0,
+            "role": str(boot.role),
+            "site": {"hostname": boot.hostname, "nics": nics},
+        }
+    )
+
+
+def _bootable(store: Store, state: State) -> list[int]:
+    """Revisions to try: the confirmed one, then older ones; never one that was on trial."""
+    if state.confirmed is None:
+        return []
+    numbers = [info.number for info in store.revisions()]
+    for number in numbers:
+        if number > state.confirmed:
+            store.forget(number)
+    return [number for number in numbers if number <= state.confirmed]
+
+
+def _boot(host: Host, store: Store, targets: Targets, state: State, target: Target) -> Outcome:
+    number = target.revision.info.number
+    plan = targets.difference(target)
+    for step in plan.steps:
+        host.perform(step, number)
+        host.fault(f"boot:{name(step)}")
+    targets.remember(target)
+    store.put_firewall(target.desired.sets.values(), target.tables)
+    store.put_state(replace(state, current=number, confirmed=number))
+    log.info("revision %d restored", number)
+    return Committed(number, plan)

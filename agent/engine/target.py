@@ -1,0 +1,167 @@
+"""Revisions made ready: composed, staged, checked, rehearsed, and compared with the machine."""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.document.boot import BootConfig
+from agent.document.document import Document, InvalidDocument
+from agent.engine import firewall
+from agent.engine.compose import Composer
+from agent.engine.errors import EngineError
+from agent.engine.host import CheckFailed, Host, Scope
+from agent.engine.model import (
+    AddressSet,
+    Desired,
+    Family,
+    Observed,
+    Plan,
+    Problem,
+    Table,
+    pointer,
+)
+from agent.engine.plan import diff
+from agent.engine.store import Revision, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a revision wants of this machine, down to the firewall's canonical text."""
+
+    revision: Revision
+    desired: Desired
+    files: Mapping[str, str]  # path -> SHA-256
+    tables: Mapping[tuple[Family, Table], str]  # canonical
+
+
+class Targets:
+    """Makes targets, and remembers the one that runs and what has been rehearsed."""
+
+    def __init__(self, host: Host, store: Store, boot: BootConfig | None) -> None:
+        self._host = host
+        self._store = store
+        self._boot = boot
+        self._composer = Composer()
+        self._mutex = threading.RLock()
+        self._running: Target | None = None
+        self._canonical: dict[tuple[Family, Table], tuple[str, str]] = {}
+        self._sets: Mapping[str, AddressSet] = {}
+
+    def lint(self, document: Document) -> tuple[Problem, ...]:
+        """What else is wrong with a document that is known to be invalid."""
+        return self._composer.lint(document, self._host.links(), self._boot)
+
+    def prepare(self, revision: Revision, phase: str) -> Target:
+        """Stage, check and rehearse: nothing that runs is touched.
+
+        `phase` is push, boot or roll-back; only a push's files are checked, for the others have
+        run before. Raises InvalidDocument, CheckFailed, HostFull.
+        """
+        with self._mutex:
+            target = self._unstaged(revision)
+            self._host.stage(revision.info.number, target.desired)
+            self._host.fault(f"{phase}:staged")
+            if phase == "push":
+                self._check(target)
+                self._host.fault(f"{phase}:checked")
+            tables = self._rehearse(target.desired)
+            self._host.fault(f"{phase}:rehearsed")
+            return Target(revision, target.desired, target.files, tables)
+
+    def running(self, number: int) -> Target:
+        """The target of the revision that runs.
+
+        Does not wait for a change under way, where this process knows what runs. Raises
+        InvalidDocument or CheckFailed where the machine is no longer one that it fits.
+        """
+        known = self._running
+        if known is not None and known.revision.info.number == number:
+            return known
+        with self._mutex:
+            target = self._unstaged(self._store.revision(number))
+            tables = self._rehearse(target.desired)
+            self._running = Target(target.revision, target.desired, target.files, tables)
+            return self._running
+
+    def remember(self, target: Target) -> None:
+        """This one runs now."""
+        self._running = target
+        target.revision.document.sections.forget()
+
+    def firewall_alone(self, document: Document) -> Target:
+        """A document's firewall, for when nothing else of it can be made to hold."""
+        with self._mutex:
+            desired = self._composer.compose(document, self._host.links(), self._boot)
+            revision = Revision.of(document, 0, 0.0, "boot")
+            return Target(revision, desired, {}, self._rehearse(desired))
+
+    def observe(self, target: Target) -> Observed:
+        """The machine, in the words of the target: every NIC, also one that it does not know."""
+        desired = target.desired
+        return self._host.observe(Scope(desired.owned_units, frozenset(desired.sysctls)))
+
+    def difference(self, target: Target, previous: Desired | None = None) -> Plan:
+        """What it takes for the machine to become the target."""
+        observed = self.observe(target)
+        return diff(target.desired, target.tables, target.files, observed, previous)
+
+    def previous(self, current: int | None) -> Desired | None:
+        """What the running revision wants; None where that cannot be told any more."""
+        if current is None:
+            return None
+        try:
+            return self.running(current).desired
+        except (InvalidDocument, CheckFailed, EngineError) as error:
+            log.warning("revision %s cannot be compared with: %s", current, error)
+            return None
+
+    def _unstaged(self, revision: Revision) -> Target:
+        document = revision.document
+        desired = self._composer.compose(document, self._host.links(), self._boot)
+        if missing := self._host.missing_blobs(desired.blobs):
+            raise InvalidDocument(_missing(document, missing))
+        files = {
+            path: hashlib.sha256(file.content).hexdigest() for path, file in desired.files.items()
+        }
+        return Target(revision, desired, files, {})
+
+    def _check(self, target: Target) -> None:
+        """Run the checkers of those services whose files are not the running ones."""
+        current = self._store.state().current
+        known = self._running
+        running = known.files if known and known.revision.info.number == current else {}
+        commands = [
+            command
+            for command in target.desired.commands
+            if any(target.files.get(path) != running.get(path) for path in command.reads)
+        ]
+        self._host.check(target.revision.info.number, commands)
+
+    def _rehearse(self, desired: Desired) -> Mapping[tuple[Family, Table], str]:
+        """The canonical text of every table; only what is not known yet is rehearsed."""
+        texts = firewall.tables(desired.chains, desired.rules)
+        new = {
+            key: text
+            for key, text in texts.items()
+            if key not in self._canonical or self._canonical[key][0] != text
+        }
+        if new or desired.sets != self._sets:
+            for key, canonical in self._host.rehearse(desired.sets, new).items():
+                self._canonical[key] = (texts[key], canonical)
+            self._sets = desired.sets
+        return {key: self._canonical[key][1] for key in texts}
+
+
+def _missing(document: Document, blobs: Collection[str]) -> Iterator[Problem]:
+    """A problem wherever the document names a blob that is not there."""
+    waiting: list[tuple[str, object]] = [("", document.value)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(path + pointer(key), child) for key, child in value.items()]
+        elif isinstance(value, str) and value in blobs:
+            yield Problem(path, "names a blob that has not been uploaded", f"PUT /v1/blobs/{value}")

@@ -3,7 +3,8 @@
 from typing import Any
 
 GUEST, CONTROL, PUBLIC = "02:00:0a:01:01:01", "0e:00:a9:fe:0a:02", "1e:00:cb:00:71:02"
-PUBLIC_ADDRESS = "203.0.113.10"
+PUBLIC_ADDRESS, LISTENER_ADDRESS = "203.0.113.10", "203.0.113.11"
+FIRST_LISTENER = 10000  # port
 
 
 def guest_address(number: int) -> str:
@@ -30,15 +31,13 @@ def router(size: int, generation: int = 1, *, listeners: int | None = None) -> d
                 CONTROL: {"role": "control", "addresses": {"169.254.10.2/16": {}}},
                 PUBLIC: {
                     "role": "public",
-                    "addresses": {f"{PUBLIC_ADDRESS}/24": {}, "203.0.113.11/24": {}},
+                    "addresses": {f"{PUBLIC_ADDRESS}/24": {}, f"{LISTENER_ADDRESS}/24": {}},
                     "gateway": "203.0.113.1",
                 },
             },
         },
         "dhcp_dns": {
-            "hosts": {
-                guest_mac(n): {"address": guest_address(n), "name": f"vm{n}"} for n in range(size)
-            },
+            "hosts": {guest_mac(n): host(n) for n in range(size)},
             "dns": {"upstreams": ["198.51.100.53"]},
         },
         "nat": {
@@ -46,7 +45,10 @@ def router(size: int, generation: int = 1, *, listeners: int | None = None) -> d
             "forwards": {f"f{n}": forward(n) for n in range(size)},
         },
         "firewall": {
-            "ingress": {PUBLIC_ADDRESS: {f"r{n}": rule(n) for n in range(size)}},
+            "ingress": {
+                PUBLIC_ADDRESS: {f"r{n}": rule(n) for n in range(size)},
+                LISTENER_ADDRESS: {"listeners": {"protocol": "tcp", "ports": "10000-19999"}},
+            },
         },
         "load_balancer": {
             "listeners": {f"l{n}": listener(n) for n in range(listeners)},
@@ -55,6 +57,10 @@ def router(size: int, generation: int = 1, *, listeners: int | None = None) -> d
             "guests": {guest_address(n): guest_data(n) for n in range(size)},
         },
     }
+
+
+def host(number: int) -> dict[str, Any]:
+    return {"address": guest_address(number), "name": f"vm{number}"}
 
 
 def forward(number: int) -> dict[str, Any]:
@@ -73,8 +79,8 @@ def rule(number: int) -> dict[str, Any]:
 
 def listener(number: int) -> dict[str, Any]:
     return {
-        "address": "203.0.113.11",
-        "port": 10000 + number,
+        "address": LISTENER_ADDRESS,
+        "port": FIRST_LISTENER + number,
         "servers": {"a": {"address": guest_address(number), "port": 80}},
         "check": {"type": "none"},
     }

@@ -64,7 +64,7 @@ def test_the_agent_imports_without_what_only_the_host_has() -> None:
     assert importlib.util.find_spec("agent.main")
     code = (
         "import sys\n"
-        "for name in ('typer', 'rich', 'httpx', 'pytest', 'appliance'): sys.modules[name] = None\n"
+        "for name in ('typer', 'rich', 'pytest', 'appliance'): sys.modules[name] = None\n"
         "import agent.main, agent.api.app, agent.system.machine\n"
     )
     run(sys.executable, "-c", code)

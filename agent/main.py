@@ -34,8 +34,8 @@ log = logging.getLogger("sysvm")
 
 LOCK_WAIT = 5.0  # seconds that a change waits for the one before it
 RESTORE_WAIT = 60.0  # seconds; at boot nobody else is about to finish sooner
-WATCH_INTERVAL = 30.0  # seconds between two looks for drift
-SAVE_EVERY = 10  # looks; as often are counters saved, which a power cut would take back
+WATCH_INTERVAL = 45.0  # seconds between two looks for drift
+SAVE_EVERY = 7  # looks; as often are counters saved, which a power cut would take back
 
 
 def main() -> int:

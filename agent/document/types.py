@@ -5,6 +5,7 @@ so that no newline or control character can reach a template, a command or a fil
 are canonical: the same address has one spelling, so that a map keyed by it has one entry for it.
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable
@@ -95,7 +96,11 @@ T = TypeVar("T")
 def _address_type(
     parse: Callable[[str], T], what: str, example: str, pattern: str, form: str
 ) -> Any:
-    """A string type that `parse` (of the ipaddress module) understands, canonical spelling only."""
+    """A string type that `parse` (of the ipaddress module) understands, canonical spelling only.
+
+    A document says the same few networks over and over: the last ones are remembered.
+    """
+    remembered = functools.lru_cache(1024)(parse)
 
     def check(value: object) -> T:
         if not isinstance(value, str):
@@ -103,7 +108,7 @@ def _address_type(
                 return value  # type: ignore[return-value]
             raise wrong(f"is not {what}", f"a string such as {example!r}")
         try:
-            parsed = parse(value)
+            parsed = remembered(value)
         except ValueError:
             host_bits = _without_host_bits(value)
             if host_bits is not None and "network" in what:

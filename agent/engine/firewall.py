@@ -35,11 +35,15 @@ BUILT_IN: Mapping[Table, tuple[str, ...]] = {
 }
 
 
-def tables(chains: Sequence[Chain], rules: Sequence[Rule]) -> Mapping[tuple[Family, Table], str]:
+def tables(
+    chains: Sequence[Chain], rules: Sequence[Rule], known: Mapping[int, str] | None = None
+) -> Mapping[tuple[Family, Table], str]:
     """The text of every table of both families; a table that nobody uses is an empty one.
 
     Chains stand in order of their names, built-in ones first; rules in their owner's order.
+    `known` has lines of rules, by the rule's id, that are the very same objects as before.
     """
+    known = known or {}
     lines: dict[tuple[Family, Table, str], list[str]] = {}
     policies: dict[tuple[Family, Table, str], str] = {}
     for family in Family:
@@ -52,17 +56,18 @@ def tables(chains: Sequence[Chain], rules: Sequence[Rule]) -> Mapping[tuple[Fami
         lines.setdefault(key, [])
         policies[key] = chain.policy or "-"
     for rule in rules:
-        lines[rule.family, rule.table, rule.chain].append(line(rule))
+        text = known.get(id(rule)) or line(rule)
+        lines[rule.family, rule.table, rule.chain].append(text)
     texts: dict[tuple[Family, Table], str] = {}
     for family in Family:
         for table in Table:
             own = [(key[2], body) for key, body in lines.items() if key[:2] == (family, table)]
-            text = [f"*{table}"]
-            text += [f":{name} {policies[family, table, name]} [0:0]" for name, _ in own]
+            whole = [f"*{table}"]
+            whole += [f":{name} {policies[family, table, name]} [0:0]" for name, _ in own]
             for _, body in own:
-                text += body
-            text += ["COMMIT", ""]
-            texts[family, table] = "\n".join(text)
+                whole += body
+            whole += ["COMMIT", ""]
+            texts[family, table] = "\n".join(whole)
     return texts
 
 

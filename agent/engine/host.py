@@ -70,6 +70,9 @@ class Host(Protocol):
     def observe(self, scope: Scope) -> Observed:
         """What is there, within the scope."""
 
+    def look_ahead(self) -> None:
+        """Begin to observe, for an `observe` that comes at once and finds less left to do."""
+
     def stage(self, revision: int, desired: Desired) -> None:
         """Write a revision's files (and missing objects) to their final names, not yet used.
 

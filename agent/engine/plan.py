@@ -237,15 +237,23 @@ def _flows(desired: Desired, previous: Desired) -> Iterable[FlowMatch]:
     A flow that another rule still lets through is picked up again with its next packet, so that
     a match may be wider than the rule (a list of sources is not looked into).
     """
-    same = {id(rule) for rule in desired.rules} & {id(rule) for rule in previous.rules}
-    before = {rule for rule in previous.rules if id(rule) not in same}
-    after = {rule for rule in desired.rules if id(rule) not in same}
-    for rule in before - after:
-        if isinstance(rule.target, Dnat) or (rule.target == ACCEPT and _decides(rule)):
+    before, after = _by_place(previous, desired), _by_place(desired, previous)
+    for place, rule in before.items():
+        if after.get(place) != rule and (isinstance(rule.target, Dnat) or rule.target == ACCEPT):
             yield from _matches(rule)
-    for rule in after - before:
-        if isinstance(rule.target, Dnat) or (rule.target != ACCEPT and _decides(rule)):
+    for place, rule in after.items():
+        if before.get(place) != rule and (isinstance(rule.target, Dnat) or rule.target != ACCEPT):
             yield from _matches(rule)
+
+
+def _by_place(one: Desired, other: Desired) -> Mapping[tuple[object, ...], Rule]:
+    """Rules that decide over flows and are not the other's very own, by where they stand."""
+    shared = {id(rule) for rule in other.rules}
+    return {
+        (rule.family, rule.chain, rule.comment): rule
+        for rule in one.rules
+        if id(rule) not in shared and _decides(rule)
+    }
 
 
 def _decides(rule: Rule) -> bool:

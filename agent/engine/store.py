@@ -11,6 +11,7 @@ the newest whole revision stands in for it (`recover`).
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from agent.engine.firewall import sets_text
 from agent.engine.model import AddressSet, Count, CounterKey, Family, Table
 
 KEPT = 10  # revisions
+
+_BLOB = re.compile(rb'"([0-9a-f]{64})"')
 
 
 class Disk(Protocol):
@@ -291,14 +294,4 @@ class Store:
 
 def _blobs(revision: Revision) -> frozenset[str]:
     """Every string of a document that looks like a blob's name: sparing too much is safe."""
-    found: set[str] = set()
-    stack: list[Any] = [revision.document.value]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Mapping):
-            stack.extend(value.values())
-        elif isinstance(value, list):
-            stack.extend(value)
-        elif isinstance(value, str) and len(value) == 64:
-            found.add(value)
-    return frozenset(found)
+    return frozenset(name.decode() for name in _BLOB.findall(revision.document.canonical))

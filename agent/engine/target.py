@@ -19,6 +19,7 @@ from agent.engine.model import (
     Observed,
     Plan,
     Problem,
+    Rule,
     Table,
     pointer,
 )
@@ -50,6 +51,8 @@ class Targets:
         self._running: Target | None = None
         self._canonical: dict[tuple[Family, Table], tuple[str, str]] = {}
         self._sets: Mapping[str, AddressSet] = {}
+        self._rules: tuple[Rule, ...] = ()  # kept, so that no other rule gets an id of theirs
+        self._lines: Mapping[int, str] = {}
 
     def lint(self, document: Document) -> tuple[Problem, ...]:
         """What else is wrong with a document that is known to be invalid."""
@@ -143,7 +146,9 @@ class Targets:
 
     def _rehearse(self, desired: Desired) -> Mapping[tuple[Family, Table], str]:
         """The canonical text of every table; only what is not known yet is rehearsed."""
-        texts = firewall.tables(desired.chains, desired.rules)
+        lines = {id(r): self._lines.get(id(r)) or firewall.line(r) for r in desired.rules}
+        self._rules, self._lines = desired.rules, lines
+        texts = firewall.tables(desired.chains, desired.rules, lines)
         new = {
             key: text
             for key, text in texts.items()

@@ -251,6 +251,7 @@ class Engine:
         origin: int | None = None,
     ) -> Outcome:
         revision = self._revision(state, document, cause, origin)
+        self._host.look_ahead()
         self._host.fault("push:received")
         try:
             target = self._targets.prepare(revision, "push")

@@ -49,7 +49,7 @@ MASTER_SOCKET = "/run/sysvm-front/master.sock"
 STATS_SOCKET = "/run/sysvm-front/admin.sock"
 AGENT_SOCKET = "/run/sysvm/control.sock"
 OWNER = "sysvm-front:sysvm"
-LARGEST_BODY = 64 * 1024 * 1024  # bytes, by Content-Length; the agent limits each endpoint's own
+LARGEST_BODY = 16 * 1024 * 1024  # bytes, by Content-Length: as much as the agent takes at most
 _WITNESS = b"@witness@"
 _PORT = 8443
 

@@ -1,8 +1,9 @@
 """The machine: `agent.engine.host.Host`, put together from the modules beside this one."""
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self, assert_never
 
 from agent.engine.host import CheckFailed, Scope, StepFailed
@@ -57,6 +58,10 @@ from agent.system.units import Units
 log = logging.getLogger(__name__)
 
 
+# Seconds for which what was looked at ahead may stand for what is there: a refused push leaves it.
+_AHEAD = 2.0
+
+
 class LinuxHost:
     """This machine. Its threads and sockets are few, long-lived, and made when first needed."""
 
@@ -69,6 +74,7 @@ class LinuxHost:
         self._prober = Prober(self.netlink, self.units)
         self._rehearsal = Rehearsal()
         self._checkers: Scratch | None = None
+        self._ahead: tuple[float, list[Future[dict[tuple[Family, Table], str]]]] | None = None
         self._readers = ThreadPoolExecutor(3, "observe")
         self._faults = Faults.of_this_machine(self.paths.run)
         self.revisions.prepare()
@@ -98,7 +104,7 @@ class LinuxHost:
             raise StepFailed("observe", str(failure)) from failure
 
     def _observe(self, scope: Scope) -> Observed:
-        firewalls = [self._readers.submit(xtables.observe, family) for family in Family]
+        firewalls = self._look_at_firewalls()
         sets = self._readers.submit(addresssets.observe)
         links = {link.name: link for link in self.netlink.links()}
         return Observed(
@@ -107,12 +113,23 @@ class LinuxHost:
             routes=self.netlink.routes(),
             policy_rules=self.netlink.policy_rules(),
             sysctls=sysctl.observe(scope.sysctls),
-            units=self.units.states(scope.units),
+            units=self.units.states(scope.units, pids=False),
             files=self.revisions.digests(),
             revision=self.revisions.current(),
             firewall={key: text for one in firewalls for key, text in one.result().items()},
             sets=sets.result(),
         )
+
+    def look_ahead(self) -> None:
+        self._ahead = None
+        self._ahead = (time.monotonic() + _AHEAD, self._look_at_firewalls())
+
+    def _look_at_firewalls(self) -> "list[Future[dict[tuple[Family, Table], str]]]":
+        """Reading the firewall is the long part, and other processes do it."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and time.monotonic() < ahead[0]:
+            return ahead[1]
+        return [self._readers.submit(xtables.observe, family) for family in Family]
 
     def stage(self, revision: int, desired: Desired) -> None:
         self.revisions.stage(revision, desired.files, desired.objects)

@@ -57,14 +57,17 @@ class Units:
         """Restart a unit, or start it where it does not run."""
         self._job("restart", "RestartUnit", name, wait=self.wait)
 
-    def states(self, names: Collection[str]) -> Mapping[str, UnitState]:
-        """Each unit's state; one that systemd does not know is inactive."""
+    def states(self, names: Collection[str], *, pids: bool = True) -> Mapping[str, UnitState]:
+        """Each unit's state; one that systemd does not know is inactive.
+
+        Without `pids`, main processes are not asked for, which is one call for all units.
+        """
         if not names:
             return {}
         try:
             with connect(self.bus) as bus:
                 return {
-                    row[0]: UnitState(row[3], row[4], _main_pid(bus, row))
+                    row[0]: UnitState(row[3], row[4], _main_pid(bus, row) if pids else 0)
                     for row in _listed(bus, names)
                 }
         except BusError as error:

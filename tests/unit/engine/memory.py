@@ -112,6 +112,9 @@ class MemoryHost:
             revision=0,
         )
 
+    def look_ahead(self) -> None:
+        pass
+
     def stage(self, revision: int, desired: Desired) -> None:
         if self.full:
             raise HostFull("no space left on the device")

@@ -122,8 +122,9 @@ def push(
     body = file.read_bytes()
     if again:
         document = json.loads(body)
-        current = lab.manager.request("GET", "/v1/document")
-        before = current.json()["generation"] if current.status == 200 else 0
+        # After a rollback the document that runs is not the newest one that has been.
+        known = lab.manager.request("GET", "/v1/revisions").json()["revisions"]
+        before = max((revision["generation"] for revision in known), default=0)
         body = json.dumps({**document, "generation": before + 1}).encode()
     answer = lab.manager.push(body, dry_run=dry_run, confirm_within=confirm_within)
     explain(answer)

@@ -20,13 +20,9 @@ def measure(*, size: int, pushes: int, idle: float, boots: int, say: Callable[[s
         memory[f"first push of {size}"] = vm.ask("memory", unit=AGENT)
         _push(vm, base, size, pushes)
         memory[f"{pushes} pushes more"] = vm.ask("memory", unit=AGENT)
-        say(f"the agent's CPU over {idle:g} s of nothing")
-        before = vm.ask("cpu", unit=AGENT)["seconds"]
-        begun = time.monotonic()
-        time.sleep(idle)
-        used = vm.ask("cpu", unit=AGENT)["seconds"] - before
-        result["idle"] = used / (time.monotonic() - begun)
-        memory[f"{idle:g} s of nothing"] = vm.ask("memory", unit=AGENT)
+        result["idle"] = _idle(vm, idle, say) if idle else None
+        if idle:
+            memory[f"{idle:g} s of nothing"] = vm.ask("memory", unit=AGENT)
         result["memory"] = memory
         say("restarts of the agent, boots of the VM")
         result["restart"] = [vm.ask("restart", unit=AGENT)["seconds"] for _ in range(boots)]
@@ -39,6 +35,16 @@ def measure(*, size: int, pushes: int, idle: float, boots: int, say: Callable[[s
         vm.metered()
         memory["boot"] = vm.ask("memory", unit=AGENT)
     return result
+
+
+def _idle(vm: Router, seconds: float, say: Callable[[str], None]) -> float:
+    """The share of a core that the agent uses while nobody asks for anything."""
+    say(f"the agent's CPU over {seconds:g} s of nothing")
+    before = vm.ask("cpu", unit=AGENT)["seconds"]
+    begun = time.monotonic()
+    time.sleep(seconds)
+    used: float = vm.ask("cpu", unit=AGENT)["seconds"] - before
+    return used / (time.monotonic() - begun)
 
 
 def _push(vm: Router, base: Json, size: int, pushes: int) -> None:

@@ -99,9 +99,19 @@ def program(node: Node, *words: str) -> "Iterator[Popen[bytes]]":
 
 
 def measure(
-    vm: Router, *, size: int, pushes: int, rate: float, before: float, say: Callable[[str], None]
+    vm: Router,
+    *,
+    size: int,
+    pushes: int,
+    requests: int,
+    rate: float,
+    before: float,
+    say: Callable[[str], None],
 ) -> Json:
-    """Traffic alone for `before` seconds, then with pushes until there were as many as asked."""
+    """Traffic alone for `before` seconds, then with one push after another.
+
+    There are at least `pushes`, and as many as it takes for `requests` HTTP requests.
+    """
     base = vm.document
     nodes = vm.lab.nodes
     with ExitStack() as stack:
@@ -115,9 +125,10 @@ def measure(
         say(f"traffic alone for {before:g} s")
         begun = time.monotonic()
         time.sleep(before)
-        say(f"traffic and {pushes} pushes among {size}")
+        say(f"traffic and at least {pushes} pushes among {size}")
         pushing = time.monotonic()
-        took = _push(vm, base, size, pushes)
+        lasting = requests / rate / len(HTTP) + 0.5
+        took = _push(vm, base, size, lambda n: n >= pushes and time.monotonic() > pushing + lasting)
         ended = time.monotonic()
         seen: dict[str, list[tuple[float, float, str]]] = {}
         for asker in askers:
@@ -156,21 +167,20 @@ def _balanced(vm: Router) -> bool:
         return False
 
 
-def _push(vm: Router, base: Json, size: int, pushes: int) -> list[float]:
+def _push(vm: Router, base: Json, size: int, enough: Callable[[int], bool]) -> list[float]:
     """One entry of each kind more, by PUT, then each less, by PATCH; and again with others."""
     took: list[float] = []
-    number = size
     while True:
-        number += 1
+        number = size + len(took)
         now = copy.deepcopy(base)
         for kind in MIX:
             now = change(kind, now, number).now
             took.append(vm.put(now))
-            if len(took) == pushes:
+            if enough(len(took)):
                 return took
         for kind in MIX:
             took.append(vm.patch(change(kind, base, number).remove))
-            if len(took) == pushes:
+            if enough(len(took)):
                 return took
 
 

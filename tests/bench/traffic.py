@@ -105,71 +105,71 @@ async def dns(address: str, name: str) -> None:
 async def _timed(ask: Awaitable[None], samples: list[Sample]) -> None:
     begun, wrong = time.monotonic(), ""
     try:
-        await asyncio.wait_for(ask, PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await ask
     except (OSError, TimeoutError) as error:
         wrong = f"{type(error).__name__}: {error}"
     samples.append((begun, time.monotonic() - begun, wrong))
 
 
-async def at_rate(make: Callable[[], Awaitable[None]], rate: float) -> list[Sample]:
-    """Ask `rate` times a second until cancelled; wait for the answers that are due."""
+async def at_rate(
+    make: Callable[[], Awaitable[None]], rate: float, ended: asyncio.Event
+) -> list[Sample]:
+    """Ask `rate` times a second until the end; wait for the answers that are due then."""
     samples: list[Sample] = []
     tasks: set[asyncio.Task[None]] = set()
     due = time.monotonic()
-    try:
-        while True:
-            task = asyncio.create_task(_timed(make(), samples))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            due += 1 / rate
-            await asyncio.sleep(max(due - time.monotonic(), 0))
-    except asyncio.CancelledError:
-        await asyncio.gather(*tasks)
+    while not ended.is_set():
+        task = asyncio.create_task(_timed(make(), samples))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        due += 1 / rate
+        await asyncio.sleep(max(due - time.monotonic(), 0))
+    await asyncio.gather(*tasks)
     return samples
 
 
-async def flow(address: str, port: int) -> list[Sample]:
-    """One connection, a byte there and back every 20 ms until cancelled."""
+async def flow(address: str, port: int, ended: asyncio.Event) -> list[Sample]:
+    """One connection, a byte there and back every 20 ms until the end."""
     samples: list[Sample] = []
-    reader, writer = await asyncio.open_connection(address, port)
+    begun = time.monotonic()
     try:
-        while True:
+        reader, writer = await asyncio.open_connection(address, port)
+        while not ended.is_set():
             begun = time.monotonic()
             writer.write(b".")
-            if not await asyncio.wait_for(reader.read(1), PATIENCE):
-                raise ConnectionError("closed")
+            async with asyncio.timeout(PATIENCE):
+                if not await reader.read(1):
+                    raise ConnectionError("closed")
             samples.append((begun, time.monotonic() - begun, ""))
             await asyncio.sleep(BEAT)
+        writer.close()
     except (OSError, TimeoutError) as error:
         samples.append((begun, PATIENCE, f"{type(error).__name__}: {error}"))
-    except asyncio.CancelledError:
-        pass
-    finally:
-        writer.close()
     return samples
 
 
 async def ask(what: Iterable[str]) -> None:
     """Ask each `NAME=http|dns|flow,ADDRESS,PORT or NAME,RATE` until told to end."""
     tasks = {}
+    ended = asyncio.Event()
     for one in what:
         name, _, rest = one.partition("=")
         kind, address, detail, rate = rest.split(",")
-        tasks[name] = asyncio.create_task(_asking(kind, address, detail, float(rate)))
+        tasks[name] = asyncio.create_task(_asking(kind, address, detail, float(rate), ended))
     await _told_to_end("ready")
-    for task in tasks.values():
-        task.cancel()
+    ended.set()
     json.dump({name: await task for name, task in tasks.items()}, sys.stdout)
 
 
-def _asking(kind: str, address: str, detail: str, rate: float) -> Any:
+def _asking(kind: str, address: str, detail: str, rate: float, ended: asyncio.Event) -> Any:
     match kind:
         case "http":
-            return at_rate(lambda: http(address, int(detail)), rate)
+            return at_rate(lambda: http(address, int(detail)), rate, ended)
         case "dns":
-            return at_rate(lambda: dns(address, detail), rate)
+            return at_rate(lambda: dns(address, detail), rate, ended)
         case _:
-            return flow(address, int(detail))
+            return flow(address, int(detail), ended)
 
 
 async def _told_to_end(word: str) -> None:

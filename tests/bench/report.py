@@ -1,0 +1,217 @@
+"""Tables of what was measured: for the terminal, and for docs/performance.md."""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.losses import http_total
+from tests.bench.samples import p50, p90
+from tests.bench.targets import CLOUDSTACK, MIB, verdicts
+
+DOCUMENT = Path(__file__).parents[2] / "docs/performance.md"
+Results = Mapping[str, Any]
+
+
+def text(results: Results) -> str:
+    """All tables that these results fill, for a terminal."""
+    return "".join(f"\n{title}\n\n{body}" for title, body in _tables(results).items() if body)
+
+
+def write(results: Results) -> None:
+    """Fill the tables of docs/performance.md in, and draw its plots."""
+    document = DOCUMENT.read_text()
+    for name, body in _tables(results).items():
+        pattern = rf"(<!-- bench: {re.escape(name)} -->\n).*?(<!-- /bench -->)"
+        document, found = re.subn(pattern, rf"\g<1>\n{body}\n\g<2>", document, flags=re.DOTALL)
+        if not found:
+            raise AssertionError(f"docs/performance.md has no place for: {name}")
+    DOCUMENT.write_text(document)
+    try:
+        from tests.bench import plots
+    except ImportError as error:
+        sys.stderr.write(f"no plots: {error}; pip install '.[bench]'\n")
+    else:
+        plots.draw(results, DOCUMENT.parent)
+
+
+def _tables(results: Results) -> Mapping[str, str]:
+    return {
+        "how": _how(results),
+        "targets": _targets(results),
+        "changes": _changes(results.get("changes", ())),
+        "removals": _removals(results.get("changes", ())),
+        "rebuild": _rebuild(results.get("rebuild", ())),
+        "losses": _losses(results.get("losses")),
+        "footprint": _footprint(results.get("footprint")),
+        "packets": _packets(results.get("packets", ())),
+    }
+
+
+def _how(results: Results) -> str:
+    machine = results["machine"]
+    return (
+        f"`{results['command']}` of {results['date']}, {results['seconds'] / 60:.0f} minutes: "
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}, VM, "
+        f"guests and internet as containers; load {machine['load']} before it began.\n"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    """Markdown whose columns stand below one another; empty without rows."""
+    body = [list(row) for row in rows]
+    if not body:
+        return ""
+    widths = [max(len(row[n]) for row in [head, *body]) for n in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return f"| {' | '.join([first, *others])} |\n"
+
+    rule = "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])])
+    return line(head) + f"|{rule}|\n" + "".join(map(line, body))
+
+
+def _ms(values: Sequence[float]) -> str:
+    return f"{p50(values) * 1000:.0f} / {p90(values) * 1000:.0f}"
+
+
+def _targets(results: Results) -> str:
+    return _table(
+        ("what", "target", "measured", "reached"),
+        ((v.what, v.target, v.measured, "yes" if v.reached else "NO") for v in verdicts(results)),
+    )
+
+
+def _changes(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _table(
+        ("one more", "among", "PUT", "PATCH", "floor", "PUT / floor", "least", "CloudStack"),
+        (
+            (
+                row["kind"],
+                f"{row['size']:,}",
+                _ms(row["samples"]["put add"]),
+                _ms(row["samples"]["patch add"]),
+                _ms(row["samples"]["floor add"]),
+                _ratio(row["samples"]["put add"], row["samples"]["floor add"]),
+                _ms(row["samples"]["ideal add"]),
+                _cloudstack(row["kind"], row["size"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _removals(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _table(
+        ("one less", "among", "PUT", "PATCH", "floor", "PUT / floor", "least"),
+        (
+            (
+                row["kind"],
+                f"{row['size']:,}",
+                _ms(row["samples"]["put remove"]),
+                _ms(row["samples"]["patch remove"]),
+                _ms(row["samples"]["floor remove"]),
+                _ratio(row["samples"]["put remove"], row["samples"]["floor remove"]),
+                _ms(row["samples"]["ideal remove"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _ratio(ours: Sequence[float], floor: Sequence[float]) -> str:
+    return f"{p50(ours) / p50(floor):.1f}"
+
+
+def _cloudstack(kind: str, size: int) -> str:
+    seconds = CLOUDSTACK[kind].get(size)
+    return "-" if seconds is None else f"{seconds * 1000:,.0f}"
+
+
+def _rebuild(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _table(
+        ("first push of", "ours", "floor", "ours / floor", "CloudStack"),
+        (
+            (
+                f"{row['size']:,} of each",
+                _ms(row["samples"]["push"]),
+                _ms(row["samples"]["floor"]),
+                _ratio(row["samples"]["push"], row["samples"]["floor"]),
+                _cloudstack("rebuild", row["size"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _losses(result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return ""
+
+    def one(row: Mapping[str, Any]) -> tuple[str, ...]:
+        if not row["asked"]:
+            return ("0", "-", "-", "-", "-")
+        times = [
+            f"{row[name] * 1000:.1f}" if row[name] else "-" for name in ("p50", "p99", "worst")
+        ]
+        return (f"{row['asked']:,}", f"{row['lost']}", *times)
+
+    asked, lost = http_total(result)
+    took = result["push"]
+    table = _table(
+        ("path", "pushes", "asked", "lost", "p50", "p99", "worst"),
+        (
+            (name, "yes" if phase == "pushing" else "no", *one(row))
+            for name, phases in sorted(result["seen"].items())
+            for phase, row in phases.items()
+        ),
+    )
+    return (
+        f"{result['pushes']} pushes among {result['size']:,} of each, one after another in "
+        f"{result['seconds']['pushing']:.0f} s (each {_ms(took)} ms, p50 / p90); "
+        f"{asked:,} HTTP requests meanwhile, {lost} lost.\n\n{table}"
+    )
+
+
+def _footprint(result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return ""
+    memory = _table(
+        ("the agent's memory after", "its own (USS)", "PSS"),
+        (
+            (name, f"{sizes['uss'] / MIB:.1f} MiB", f"{sizes['pss'] / MIB:.1f} MiB")
+            for name, sizes in result["memory"].items()
+        ),
+    )
+    idle = "not measured" if result["idle"] is None else f"{result['idle'] * 100:.2f} % of a core"
+    size = f"{result['size']:,}"
+    rows = (
+        (f"CPU over {result['idle_seconds']:g} s of nothing, with {size} of each", idle),
+        ("restart of the agent until it answers", _seconds(result["restart"])),
+        ("power on until a listener accepts outside", _seconds(result["serving"])),
+        ("power on until the agent answers", _seconds(result["boot"])),
+    )
+    return f"{memory}\n{_table(('else', 'p50'), iter(rows))}"
+
+
+def _seconds(values: Sequence[float]) -> str:
+    return f"{p50(values):.2f} s"
+
+
+def _packets(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _table(
+        ("firewall rules", "one flow, Gbit/s", "round trip, us", "new connection, us", "a second"),
+        (
+            (
+                f"{row['rules']:,}",
+                f"{row['bytes_a_second'] * 8 / 1e9:.1f}",
+                f"{row['trip'] * 1e6:.0f}",
+                f"{row['connect'] * 1e6:.0f}",
+                f"{1 / row['connect']:,.0f}",
+            )
+            for row in rows
+        ),
+    )

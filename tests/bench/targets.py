@@ -1,0 +1,95 @@
+"""What is aimed at, and what was measured of another router."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench.losses import http_total
+from tests.bench.samples import p50
+
+LARGEST = 1000  # entries of each kind
+MIB = 1024 * 1024
+
+# Apache CloudStack's virtual router (4.22), on the same kind of machine: seconds of one push by
+# the number of entries that it holds; 500 listeners instead of 1,000, for more hang it. The
+# rebuild of 1,000 was extrapolated from 40 of its 2,000 documents of two kinds.
+CLOUDSTACK: Mapping[str, Mapping[int, float]] = {
+    "rule": {10: 0.80, 100: 4.47, 1000: 52.1},
+    "forward": {10: 0.83, 100: 4.46, 1000: 51.8},
+    "host": {10: 0.23, 100: 0.24, 1000: 0.67},
+    "listener": {10: 0.98, 100: 4.63, 1000: 53.6},
+    "user data": {10: 0.27, 100: 0.65, 1000: 5.6},
+    "rebuild": {10: 4.70, 100: 27.3, 1000: 366},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A target, what was measured, and whether it was reached."""
+
+    what: str
+    target: str
+    measured: str
+    reached: bool
+
+
+def verdicts(results: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Those that these results can say something of."""
+    yield from _changes(results.get("changes", ()))
+    for row in results.get("rebuild", ()):
+        if row["size"] == LARGEST:
+            seconds = p50(row["samples"]["push"])
+            yield Verdict("first push of 1,000 of each", "<= 2 s", f"{seconds:.2f} s", seconds <= 2)
+    if "losses" in results:
+        asked, lost = http_total(results["losses"])
+        pushes = results["losses"]["pushes"]
+        yield Verdict(
+            f"HTTP requests lost over {pushes} pushes",
+            "0 of 10,000",
+            f"{lost} of {asked:,}",
+            not lost and asked >= 10_000 and pushes >= 50,
+        )
+        flows = results["losses"]["flows"].values()
+        stayed = sum(flow["stayed"] for flow in flows)
+        yield Verdict(
+            "long-lived flows that stay", "all", f"{stayed} of {len(flows)}", stayed == len(flows)
+        )
+    if "footprint" in results:
+        yield from _footprint(results["footprint"])
+    yield from _packets(results.get("packets", ()))
+
+
+def _changes(rows: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:
+    for row in rows:
+        if row["size"] != LARGEST or row["kind"] not in {"rule", "forward"}:
+            continue
+        floor = p50(row["samples"]["floor add"])
+        for way in ("put", "patch"):
+            seconds = p50(row["samples"][f"{way} add"])
+            yield Verdict(
+                f"a {row['kind']} more among 1,000, {way.upper()}, p50",
+                "<= 200 ms and <= 2.5 floors",
+                f"{seconds * 1000:.0f} ms, {seconds / floor:.1f} floors",
+                seconds <= 0.2 and seconds <= 2.5 * floor,
+            )
+
+
+def _footprint(result: Mapping[str, Any]) -> Iterator[Verdict]:
+    most = max(memory["uss"] for memory in result["memory"].values()) / MIB
+    yield Verdict("the agent's own memory, at its most", "<= 60 MiB", f"{most:.0f} MiB", most <= 60)
+    if result["idle"] is not None:
+        idle = result["idle"] * 100
+        yield Verdict("the agent's CPU, idle", "< 0.5 % of a core", f"{idle:.2f} %", idle < 0.5)
+
+
+def _packets(rows: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:
+    if len(rows) < 2:
+        return
+    few, many = rows[0], rows[-1]
+    ratio = many["trip"] / few["trip"]
+    yield Verdict(
+        f"a round trip on an established flow, {many['rules']:,} rules against {few['rules']}",
+        "no slower (<= 1.1)",
+        f"{ratio:.2f}",
+        ratio <= 1.1,
+    )

@@ -194,7 +194,7 @@ def test_a_node_serves_and_says_who_asked(bare: Lab, protocol: str) -> None:
         wait_until(server.exchanges, 2, "the exchange in the log")
         assert [entry["client"] for entry in server.exchanges()] == ["10.9.9.2"]
     if protocol != "udp":
-        assert not other.reaches("10.9.9.1", 8080)
+        wait_until(lambda: not other.reaches("10.9.9.1", 8080), 5, "the server to be gone")
 
 
 def test_a_new_agent_is_installed_into_the_running_vm(lab: Lab) -> None:

@@ -294,6 +294,7 @@ def test_show(ctl: Terminal, push: Push, what: str) -> None:
 
 def test_drift(ctl: Terminal, push: Push, engine: FakeEngine) -> None:
     push(1)
+    ctl("legacy-rules", "--remove")
     ctl("drift")
     assert ctl.out == "none: the VM is what was asked for\n"
     engine.drifted = Plan(PLAN.steps)

@@ -224,7 +224,7 @@ def test_what_is_not_json_is_400_at_once(client: FlaskClient, data: bytes, query
     began = time.monotonic()
     response = client.put(f"/v1/document{query}", data=data)
     expect_problem(response, problems.NOT_JSON)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # generous: the machine may be busy
 
 
 def test_patch_that_is_not_json_is_400(client: FlaskClient) -> None:

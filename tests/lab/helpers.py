@@ -143,7 +143,8 @@ class Router:
     def everything(self) -> object:
         """What a refusal leaves as it is: daemons, firewall, addresses, routes, files, revision."""
         script = (
-            "ip -o address; ip route; ip -6 route; readlink /run/sysvm/current; "
+            "ip -o address | sed 's/ tentative//'; ip route; ip -6 route; "
+            "readlink /run/sysvm/current; "
             "cd /run/sysvm/current/ && find . -type f | sort | xargs -r sha256sum"
         )
         machine = self.lab.vm.run(["sh", "-c", script]).text

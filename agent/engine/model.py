@@ -97,6 +97,15 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Bind:
+    """A TCP address and port that a daemon listens on; `path` is where the document says so."""
+
+    address: IPAddress
+    port: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """A systemd unit that has to run. Units that a service owns and does not want are stopped."""
 
@@ -104,6 +113,7 @@ class Unit:
     reload: Reload = Reload.SYSTEMD
     socket: str = ""  # the haproxy master's socket, for Reload.HAPROXY_MASTER
     keeps: tuple[Keep, ...] = ()
+    binds: tuple[Bind, ...] = ()
 
 
 # -- what the kernel holds ---------------------------------------------------------------------
@@ -688,7 +698,13 @@ class StopUnit:
 
 @dataclass(frozen=True, slots=True)
 class ReloadUnit:
+    """Have a daemon read its files again; `new` binds are tried first, for somebody may have them.
+
+    haproxy closes its listeners for seconds while it tries to bind what it cannot.
+    """
+
     unit: Unit
+    new: tuple[Bind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

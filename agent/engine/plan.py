@@ -17,6 +17,7 @@ from agent.engine.model import (
     AddressSet,
     AddRoute,
     Announce,
+    Bind,
     Desired,
     Dnat,
     Family,
@@ -44,6 +45,7 @@ from agent.engine.model import (
     Step,
     StopUnit,
     Table,
+    Unit,
 )
 
 
@@ -69,7 +71,7 @@ def diff(
         *_add_addresses(desired, observed),
         *_routes(desired, observed),
         *flip,
-        *_units(desired, observed, flip),
+        *_units(desired, observed, flip, previous),
         *_forget(desired, previous),
         *_remove_addresses(desired, observed),
         *_remove_sets(desired, observed),
@@ -175,7 +177,9 @@ def _flip(
     return (Flip(changes),) if changes or observed.revision is None else ()
 
 
-def _units(desired: Desired, observed: Observed, flip: Sequence[Flip]) -> Iterator[Step]:
+def _units(
+    desired: Desired, observed: Observed, flip: Sequence[Flip], previous: Desired | None
+) -> Iterator[Step]:
     """Stops first, so that ports are free; then reloads before restarts before starts."""
     for unit_name in sorted(desired.owned_units - desired.units.keys()):
         if _running(unit_name, observed):
@@ -184,13 +188,21 @@ def _units(desired: Desired, observed: Observed, flip: Sequence[Flip]) -> Iterat
     running = [unit for name, unit in sorted(desired.units.items()) if _running(name, observed)]
     for unit in running:
         if reactions.get(unit.name) is Reaction.RELOAD:
-            yield ReloadUnit(unit)
+            yield ReloadUnit(unit, _new_binds(unit, previous))
     for unit in running:
         if reactions.get(unit.name) is Reaction.RESTART:
             yield RestartUnit(unit)
     for name, unit in sorted(desired.units.items()):
         if not _running(name, observed):
             yield StartUnit(unit)
+
+
+def _new_binds(unit: Unit, previous: Desired | None) -> tuple[Bind, ...]:
+    """What a unit will listen on and did not; nothing where what it did is not known."""
+    if previous is None or unit.name not in previous.units:
+        return ()
+    had = {(bind.address, bind.port) for bind in previous.units[unit.name].binds}
+    return tuple(bind for bind in unit.binds if (bind.address, bind.port) not in had)
 
 
 def _running(unit: str, observed: Observed) -> bool:
@@ -318,7 +330,7 @@ def _lines(step: Step) -> Iterator[str]:  # noqa: C901 - one case for each kind 
             yield f"+ start {unit.name}"
         case StopUnit(unit_name):
             yield f"- stop {unit_name}"
-        case ReloadUnit(unit):
+        case ReloadUnit(unit, _):
             yield f"~ reload {unit.name}"
         case RestartUnit(unit):
             yield f"~ restart {unit.name}"

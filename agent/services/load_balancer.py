@@ -23,6 +23,7 @@ from agent.document.types import Section as Base
 from agent.engine.model import (
     AddressSet,
     Artifacts,
+    Bind,
     Claim,
     Command,
     Family,
@@ -260,7 +261,7 @@ def render(section: Section, context: Context) -> Artifacts:
     digest = hashlib.sha256(text).hexdigest().encode()
     return Artifacts(
         files=(File(CONFIGURATION, text.replace(_WITNESS, digest, 1), UNIT, Reaction.RELOAD),),
-        units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET, _keeps(section)),),
+        units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET, _keeps(section), _binds(section)),),
         sets=tuple(_sets(section)),
         openings=tuple(_openings(section, context)),
         claims=tuple(
@@ -272,6 +273,13 @@ def render(section: Section, context: Context) -> Artifacts:
             )
             for name, item in sorted(section.listeners.items())
         ),
+    )
+
+
+def _binds(section: Section) -> tuple[Bind, ...]:
+    return tuple(
+        Bind(item.address, item.port, _path(name))
+        for name, item in sorted(section.listeners.items())
     )
 
 

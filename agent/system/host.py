@@ -1,6 +1,7 @@
 """The machine: `agent.engine.host.Host`, put together from the modules beside this one."""
 
 import logging
+import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from agent.engine.model import (
     AddressSet,
     AddRoute,
     Announce,
+    Bind,
     Command,
     Count,
     CounterKey,
@@ -195,10 +197,12 @@ class LinuxHost:
             case Flip():
                 self.revisions.flip(revision)
             case StartUnit():
+                _try_binds(step.unit.binds)
                 self.units.start(step.unit.name)
             case StopUnit():
                 self.units.stop(step.name)
             case ReloadUnit():
+                _try_binds(step.new)
                 self._reload(step.unit)
             case RestartUnit():
                 self.units.restart(step.unit.name)
@@ -270,6 +274,19 @@ class LinuxHost:
 
     def fault(self, point: str) -> None:
         self._faults.at(point)
+
+
+def _try_binds(binds: Sequence[Bind]) -> None:
+    """Bind each for a moment. Raises StepFailed with the path of the first that somebody has."""
+    for one in binds:
+        family = socket.AF_INET if one.address.version == 4 else socket.AF_INET6
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((str(one.address), one.port))
+            except OSError as error:
+                where = f"{one.address} port {one.port}"
+                raise StepFailed("listen", f"{where}: {error.strerror}", one.path) from error
 
 
 def _run_checker(command: Command) -> None:

@@ -171,7 +171,7 @@ class MemoryHost:
             case Flip(_):
                 assert revision in self.staged
                 self.current = revision
-            case StartUnit(unit) | RestartUnit(unit) | ReloadUnit(unit):
+            case StartUnit(unit) | RestartUnit(unit) | ReloadUnit(unit, _):
                 if unit.name in self.failing_units:
                     self.units[unit.name] = "failed"
                     raise StepFailed(kind, f"{unit.name} does not start")

@@ -77,6 +77,15 @@ def test_host_more_is_a_reload_and_not_a_restart(tmp_path: Path) -> None:
     assert RestartUnit not in kinds(plan)
 
 
+def test_only_new_listeners_are_tried_before_a_reload(tmp_path: Path) -> None:
+    after = json.loads(with_services(2))
+    listeners = after["load_balancer"]["listeners"]
+    listeners["more"] = {"address": "203.0.113.11", "port": 81}
+    plan = plan_of(tmp_path, with_services(1), json.dumps(after).encode())
+    tried = [bind for s in plan.steps if isinstance(s, ReloadUnit) for bind in s.new]
+    assert [(bind.port, bind.path) for bind in tried] == [(81, "/load_balancer/listeners/more")]
+
+
 def test_service_that_goes_is_stopped(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, with_services(1), router(2))
     stopped = {step.name for step in plan.steps if isinstance(step, StopUnit)}

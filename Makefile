@@ -42,6 +42,7 @@ lint: .make/venv ## Check types, style and the import contract
 
 .PHONY: bench
 bench: .make/packages .make/venv ## Measure, and write docs/performance.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m tests.bench
 
 .PHONY: fuzz

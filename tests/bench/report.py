@@ -12,6 +12,7 @@ from tests.bench.targets import CLOUDSTACK, MIB, verdicts
 
 DOCUMENT = Path(__file__).parents[2] / "docs/performance.md"
 Results = Mapping[str, Any]
+_ANSWER = {True: "yes", False: "NO", None: "too few"}
 
 
 def text(results: Results) -> str:
@@ -81,7 +82,7 @@ def _ms(values: Sequence[float]) -> str:
 def _targets(results: Results) -> str:
     return _table(
         ("what", "target", "measured", "reached"),
-        ((v.what, v.target, v.measured, "yes" if v.reached else "NO") for v in verdicts(results)),
+        ((v.what, v.target, v.measured, _ANSWER[v.reached]) for v in verdicts(results)),
     )
 
 

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Protocol
 
 import jinja2
@@ -143,6 +143,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+@functools.lru_cache(4096)
+def host_network(address: IPAddress) -> IPNetwork:
+    """An address as a network of one; many rules are about the same few."""
+    return IPv4Network(address) if address.version == 4 else IPv6Network(address)
 
 
 def ingress_chain(address: IPAddress) -> str:

@@ -40,7 +40,7 @@ from agent.engine.model import (
     pointer,
 )
 from agent.roles import Role
-from agent.services import Context, Nic, ingress_chain, sources
+from agent.services import Context, Nic, host_network, ingress_chain, sources
 
 SECTION = "firewall"
 ROLES = frozenset({Role.ROUTER})
@@ -304,7 +304,7 @@ def _input(builder: _Builder, context: Context) -> None:
             rule(
                 Jump(ingress_chain(address)),
                 f"sysvm: ping to {address}",
-                destination=_host(address),
+                destination=host_network(address),
                 protocol=icmp,
             )
 
@@ -355,7 +355,7 @@ def _ingress(builder: _Builder, address: IPAddress, rules: Mapping[str, IngressR
         traffic = _traffic(rule, original=True)
         traffic["source"] = match[0]
         traffic["sets"] = (builder.put(match[1], "src"),) if match[1] else ()
-        traffic["flow_destination"] = _host(address)
+        traffic["flow_destination"] = host_network(address)
         path = pointer(SECTION, "ingress", address, key)
         builder.rule(Table.FILTER, name, ACCEPT, path, **traffic)
     builder.rule(Table.FILTER, name, DROP, pointer(SECTION, "ingress", address))
@@ -451,7 +451,3 @@ _UNNUMBERED: Mapping[Family, tuple[IPNetwork, ...]] = {
 def _own_networks(nic: Nic, context: Context, family: Family) -> Iterable[IPNetwork]:
     yield from nic.networks(family)
     yield from (n for n in context.routed.get(nic.name, ()) if n.version == family)
-
-
-def _host(address: IPAddress) -> IPNetwork:
-    return IPv4Network(address) if address.version == 4 else IPv6Network(address)

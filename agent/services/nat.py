@@ -38,7 +38,7 @@ from agent.engine.model import (
     pointer,
 )
 from agent.roles import Role
-from agent.services import Context, sources
+from agent.services import Context, host_network, sources
 
 SECTION = "nat"
 ROLES = frozenset({Role.ROUTER})
@@ -198,7 +198,7 @@ def render(section: Section, context: Context) -> Artifacts:
             "PREROUTING",
             Jump(_chain(address)),
             f"sysvm: to {address}",
-            destination=IPv4Network(address),
+            destination=host_network(address),
         )
     for key, forward in sorted(section.forwards.items()):
         path = pointer(SECTION, "forwards", key)
@@ -214,12 +214,12 @@ def render(section: Section, context: Context) -> Artifacts:
             protocol=protocol,
             ports=forward.ports,
             sets=(SetMatch(address_set.name, "src"),) if address_set else (),
-            flow_destination=IPv4Network(forward.address),
+            flow_destination=host_network(forward.address),
         )
         claims.append(Claim(forward.address, protocol, forward.ports, path))
     for address, static in sorted(section.static.items()):
         path = pointer(SECTION, "static", address)
-        rule(_chain(address), Dnat(static.to), path, flow_destination=IPv4Network(address))
+        rule(_chain(address), Dnat(static.to), path, flow_destination=host_network(address))
         claims.append(Claim(address, None, None, path))
     _outbound(section, context, rule)
     return Artifacts(
@@ -260,7 +260,7 @@ def _outbound(section: Section, context: Context, rule: "_AddRule") -> None:
             "POSTROUTING",
             Snat(address),
             pointer(SECTION, "static", address, "to"),
-            source=IPv4Network(static.to),
+            source=host_network(static.to),
             out_nic=public.name if public else None,
         )
     if section.source_address is None:

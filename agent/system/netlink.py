@@ -6,20 +6,29 @@ module that imports pyroute2.
 
 import contextlib
 import errno
+import importlib.util
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
-
 from agent.engine.host import StepFailed
 from agent.engine.model import Address, Family, IPAddress, IPNetwork, Link, PolicyRule, Route
+
+if "pyroute2" not in sys.modules:
+    # pyroute2's own __init__ imports everything that it has (NDB, SQLite, unittest …), 6 MiB of it
+    # for nothing: the package is made known without running that.
+    _found = importlib.util.find_spec("pyroute2")
+    if _found is not None:
+        sys.modules["pyroute2"] = importlib.util.module_from_spec(_found)
+
+from pyroute2.iproute.linux import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
 OURS = 77  # rtm_protocol and FRA_PROTOCOL: below 4, the kernel; numbers as in /etc/iproute2
 

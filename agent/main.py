@@ -111,10 +111,14 @@ def _serve() -> int:
     paths = Paths()
     with LinuxHost(paths) as host:
         engine = _engine(host, paths, LOCK_WAIT)
-        outcome = engine.recover()
-        if outcome is not None:
-            log.warning("recovered: %s", type(outcome).__name__)
-        engine.tidy()
+        try:
+            outcome = engine.recover()
+            if outcome is not None:
+                log.warning("recovered: %s", type(outcome).__name__)
+            engine.tidy()
+        except (EngineError, HostFull, StepFailed) as error:
+            # Whoever asks is told; an agent that ends would be started again for nothing.
+            log.critical("cannot recover: %s", error)
         memory.give_back()
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(engine, stop), name="watch", daemon=True)

@@ -22,6 +22,7 @@ from agent.engine.errors import (
     NotProvisional,
     PreconditionFailed,
     StaleGeneration,
+    UnreadableState,
 )
 from agent.engine.host import CheckFailed, Clock, Host, HostFull, StepFailed
 from agent.engine.model import (
@@ -173,7 +174,8 @@ class Engine:
             self._check_match(state, if_match)
             document = self._merged(data)
             self._check_settled(state, document)
-            if document.generation < state.generation:
+            kept = document.generation == self.current().document.generation
+            if document.generation < state.generation and not kept:
                 raise StaleGeneration(document.generation, state.generation)
             if document.generation > state.generation:
                 state = replace(state, generation=document.generation, digest=document.digest)
@@ -219,7 +221,7 @@ class Engine:
         Returns None where there was nothing to do.
         """
         with self._lock():
-            state = self._store.recover()
+            state = self._readable_state()
             if state.making is None:
                 self._rearm(state)
                 return None
@@ -233,6 +235,16 @@ class Engine:
         """Bring the machine up at boot, as the last confirmed revision says."""
         with self._lock():
             return restore(self._host, self._store, self._targets, self._clock, self._boot)
+
+    def _readable_state(self) -> State:
+        """The state; where it cannot be read, what stands in for it is stored from now on."""
+        try:
+            return self._store.state()
+        except UnreadableState as error:
+            state = self._store.recover()
+            log.critical("%s; revision %s stands in for it", error, state.current)
+            self._store.put_state(state)
+            return state
 
     def _rearm(self, state: State) -> None:
         if state.provisional and state.current is not None:

@@ -120,6 +120,16 @@ def test_patch_changes_one_entry_and_keeps_the_generation(machine: Machine) -> N
     assert document.generation == 1
 
 
+def test_what_was_rolled_back_to_can_be_patched(machine: Machine) -> None:
+    machine.engine.push(with_forward(1))
+    machine.engine.push(router(2))
+    machine.engine.roll_back()
+    change = json.dumps({"nat": {"forwards": {"web": {"ports": 81}}}}).encode()
+    assert isinstance(machine.engine.patch(change), Committed)
+    with pytest.raises(StaleGeneration):
+        machine.engine.patch(json.dumps({"generation": 0}).encode())
+
+
 def test_pushed_document_is_applied_again_after_a_patch(machine: Machine) -> None:
     machine.engine.push(with_forward(1))
     machine.engine.patch(json.dumps({"nat": {"forwards": {"web": None}}}).encode())

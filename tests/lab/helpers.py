@@ -135,7 +135,7 @@ class Router:
         script = "iptables-save; ip6tables-save; ipset save -sorted"
         text = self.lab.vm.run(["sh", "-c", script]).text
         return tuple(
-            line.partition(" [")[0] if line.startswith(":") else line
+            line.partition(" [" if line.startswith(":") else " hashsize ")[0]
             for line in text.splitlines()
             if not line.startswith("#")
         )

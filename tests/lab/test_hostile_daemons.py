@@ -43,14 +43,20 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def router(lab: Lab) -> Iterator[Router]:
-    """The example runs, its shop has servers."""
+    """The example runs, and its shop has servers from the first health check on."""
     router = Router(lab)
-    router.push(router.document)
     settle(lab.guests["vm1"], VM1)
     settle(lab.guests["vm2"], VM2)
     with lab.guests["vm1"].serve(80), lab.guests["vm2"].serve(80):
-        wait_until(lambda: lab.internet.get(f"http://{SHOP}/").status == 200, 10, "the shop")
+        router.push(router.document)
+        wait_until(lambda: checked(router) == {"vm1": "UP", "vm2": "UP"}, 10, "the shop")
         yield router
+
+
+def checked(router: Router) -> dict[str, str]:
+    """What haproxy has found of its servers; one that it has not looked at yet is `UP 1/3`."""
+    rows = router.show("load-balancer")
+    return {row["server"]: row["status"] for row in rows if row["server"].startswith("vm")}
 
 
 def test_listener_that_cannot_be_bound_is_undone(lab: Lab, router: Router) -> None:

@@ -49,14 +49,17 @@ def verdicts(results: Mapping[str, Any]) -> Iterator[Verdict]:
             f"{lost} of {asked:,}",
             None if not lost and (asked < 10_000 or pushes < 50) else not lost,
         )
-        flows = results["losses"]["flows"].values()
-        stayed = sum(flow["stayed"] for flow in flows)
-        yield Verdict(
-            "long-lived flows that stay", "all", f"{stayed} of {len(flows)}", stayed == len(flows)
-        )
+        for name, flow in results["losses"]["flows"].items():
+            yield Verdict(
+                f"a long-lived {name}", "stays", _flow(flow["stayed"], pushes), flow["stayed"]
+            )
     if "footprint" in results:
         yield from _footprint(results["footprint"])
     yield from _packets(results.get("packets", ()))
+
+
+def _flow(stayed: bool, pushes: int) -> str:
+    return f"{'stayed' if stayed else 'cut'} over {pushes} pushes"
 
 
 def _changes(rows: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:

@@ -54,7 +54,7 @@ FULL = Sizes(
     stream=1.0,
 )
 QUICK = Sizes(
-    changes={10: 3, 1000: 3},
+    changes={10: 2, 1000: 2},
     rebuild={1000: 1},
     losses_size=100,
     pushes=15,

@@ -119,6 +119,7 @@ def _serve() -> int:
         except (EngineError, HostFull, StepFailed) as error:
             # Whoever asks is told; an agent that ends would be started again for nothing.
             log.critical("cannot recover: %s", error)
+        memory.settle()
         memory.give_back()
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(engine, stop), name="watch", daemon=True)

@@ -6,7 +6,7 @@ log. One change at a time, over all processes: the lock dies with who holds it.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -31,6 +31,7 @@ from agent.engine.model import (
     CounterKey,
     Degraded,
     Desired,
+    Family,
     Observed,
     Outcome,
     Plan,
@@ -45,6 +46,7 @@ from agent.engine.model import (
     RolledBack,
     StartUnit,
     Step,
+    Table,
     Unchanged,
 )
 from agent.engine.plan import describe, name, touched_units
@@ -88,10 +90,6 @@ class Engine:
         self._last: Document | None = None  # whose valid text need not be validated again
 
     # -- asking -----------------------------------------------------------------------------
-
-    @property
-    def boot(self) -> BootConfig | None:
-        return self._boot
 
     def state(self) -> State:
         return self._store.state()
@@ -315,7 +313,8 @@ class Engine:
                 excused.add(unit)
                 warnings.append(f"{unit}: {error}")
             self._host.fault(f"{phase}:{name(step)}")
-        self._fold({key: n for key, n in kernel.items() if (key.family, key.table) in replaced})
+        if replaced:
+            self._fold(kernel, replaced)
         return frozenset(excused), tuple(warnings)
 
     def _verify(self, target: Target, excused: frozenset[str]) -> None:
@@ -423,14 +422,18 @@ class Engine:
 
     # -- counters ---------------------------------------------------------------------------
 
-    def _fold(self, kernel: Mapping[CounterKey, Count]) -> None:
-        """Keep what rules had counted before their table was replaced."""
-        if kernel:
-            zero = Count(0, 0)
-            base = self._store.counters()
-            self._store.put_counters(
-                {**base, **{key: base.get(key, zero) + n for key, n in kernel.items()}}
-            )
+    def _fold(
+        self, kernel: Mapping[CounterKey, Count], replaced: Collection[tuple[Family, Table]]
+    ) -> None:
+        """Keep what rules had counted before their table was replaced; forget rules that went."""
+        zero = Count(0, 0)
+        base = self._store.counters()
+        self._store.put_counters(
+            {
+                key: base.get(key, zero) + (now if (key.family, key.table) in replaced else zero)
+                for key, now in kernel.items()
+            }
+        )
 
     def save_counters(self) -> None:
         """Make the counts so far outlive a reboot; called now and then, and at the end."""

@@ -78,6 +78,7 @@ class MemoryHost:
     staged: dict[int, dict[str, str]] = field(default_factory=dict)
     current: int | None = None
     blobs: set[str] = field(default_factory=set)
+    counts: dict[CounterKey, Count] = field(default_factory=dict)
     armed: tuple[int, float] | None = None
     log: list[str] = field(default_factory=list)
     deaths: list[str] = field(default_factory=list)  # fault points at which to die, in order
@@ -188,7 +189,7 @@ class MemoryHost:
         )
 
     def counters(self) -> Mapping[CounterKey, Count]:
-        return {}
+        return dict(self.counts)
 
     def missing_blobs(self, wanted: Collection[str]) -> frozenset[str]:
         return frozenset(wanted) - self.blobs

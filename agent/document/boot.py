@@ -13,7 +13,16 @@ from pydantic import Field, TypeAdapter
 
 from agent.document import json as strict_json
 from agent.document.site import NicSection
-from agent.document.types import DomainName, HostName, Int, Mac, Pem, PortNumber, Section
+from agent.document.types import (
+    AuthorizedKey,
+    DomainName,
+    HostName,
+    Int,
+    Mac,
+    Pem,
+    PortNumber,
+    Section,
+)
 from agent.engine.model import Problem, pointer
 from agent.roles import Role
 
@@ -40,6 +49,10 @@ class BootConfig(Section):
     hostname: HostName
     nics: Annotated[Mapping[Mac, NicSection], Field(description="At least the control NIC.")]
     control: ControlSettings | None = None
+    authorized_keys: Annotated[
+        tuple[AuthorizedKey, ...],
+        Field(max_length=64, description="Who may log in as root by SSH, on the control NICs."),
+    ] = ()
 
 
 class InvalidBootConfig(ValueError):

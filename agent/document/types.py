@@ -84,6 +84,19 @@ Pem = Annotated[
     ),
 ]
 
+# A line of authorized_keys(5) without options: kind, key, and a comment.
+AuthorizedKey = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(?:sk-)?(?:ssh-(?:ed25519|rsa)|ecdsa-sha2-nistp(?:256|384|521))"
+        r"(?:@openssh\.com)? [A-Za-z0-9+/]{40,8192}={0,2}(?: [\u0020-\u007e]{1,255})?$",
+        max_length=8600,
+    ),
+    Field(
+        examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExample ops"]
+    ),
+]
+
 
 def wrong(message: str, hint: str = "") -> PydanticCustomError:
     """The error a validator raises; `hint` says what would be right."""

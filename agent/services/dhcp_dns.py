@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from agent.document.site import NicRole
 from agent.document.types import (
@@ -29,6 +29,7 @@ from agent.document.types import (
     Ipv4Net,
     Ipv6,
     Mac,
+    Text,
 )
 from agent.document.types import Section as Base
 from agent.engine.model import (
@@ -77,12 +78,12 @@ LeaseSeconds = Annotated[
 ]
 FilePath = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,127}$", max_length=127),
+    Text(r"^[A-Za-z0-9._/-]{1,127}$", max_length=127),
     Field(examples=["pxelinux.0"]),
 ]
 TimeZone = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+){0,2}$", max_length=64),
+    Text(r"^[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+){0,2}$", max_length=64),
     Field(examples=["Europe/Zurich"]),
 ]
 

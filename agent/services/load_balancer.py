@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from agent.document.site import NicRole
-from agent.document.types import AnyAddress, Bool, DomainName, Id, Int, PortNumber
+from agent.document.types import AnyAddress, Bool, DomainName, Id, Int, PortNumber, Text
 from agent.document.types import Section as Base
 from agent.engine.model import (
     AddressSet,
@@ -67,12 +67,12 @@ Milliseconds = Annotated[Int, Field(ge=1, le=86_400_000, examples=[5000])]
 # The path and query of a URL; nothing that means anything in haproxy's configuration.
 UrlPath = Annotated[
     str,
-    StringConstraints(pattern=r"^/[A-Za-z0-9._~!*+,;=:@%/?&-]{0,255}$", max_length=256),
+    Text(r"^/[A-Za-z0-9._~!*+,;=:@%/?&-]{0,255}$", max_length=256),
     Field(examples=["/health"]),
 ]
 StatusRange = Annotated[
     str,
-    StringConstraints(pattern=r"^[1-5][0-9][0-9](?:-[1-5][0-9][0-9])?$", max_length=7),
+    Text(r"^[1-5][0-9][0-9](?:-[1-5][0-9][0-9])?$", max_length=7),
     Field(examples=["200-399"]),
 ]
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field
 
 from agent.document.site import NicRole
-from agent.document.types import BlobId, Ipv4, Mac
+from agent.document.types import BlobId, Ipv4, Mac, Text
 from agent.document.types import Section as Base
 from agent.engine.model import (
     ACCEPT,
@@ -62,19 +62,17 @@ _WITNESS = b"@witness@"
 # A value as it is served: one line of anything that can be printed.
 PrintableLine = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]{0,1024}$", max_length=1024
-    ),
+    Text(r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]{0,1024}$", max_length=1024),
     Field(examples=["Medium 2x4"]),
 ]
 PublicKeyLine = Annotated[
     str,
-    StringConstraints(pattern=r"^[\u0020-\u007e]{1,16384}$", max_length=16384),
+    Text(r"^[\u0020-\u007e]{1,16384}$", max_length=16384),
     Field(examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample ops@example"]),
 ]
 MetadataKey = Annotated[
     str,
-    StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", max_length=63),
+    Text(r"^[a-z0-9][a-z0-9_-]{0,62}$", max_length=63),
     Field(examples=["rack"]),
 ]
 

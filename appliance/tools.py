@@ -14,6 +14,7 @@ PACKAGES: Mapping[str, str] = {
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
     "nsenter": "util-linux",
+    "qemu-img": "qemu-utils",
     "systemd-nspawn": "systemd-container",
     "unshare": "util-linux",
 }

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from agent.document import json as strict_json
 from agent.document.migrations import LATEST, migrate
+from agent.document.problems import validation_problems
 from agent.document.site import Site
 from agent.document.types import Int, Section
 from agent.engine.model import Problem, pointer
@@ -174,7 +175,7 @@ def parse_value(value: Any, previous: Document | None = None) -> Document:
         try:
             parts[name] = adapter.validate_python(value[name])
         except pydantic.ValidationError as error:
-            problems.extend(_problems(name, error))
+            problems.extend(validation_problems(error, name))
     if "role" in parts:
         problems.extend(_foreign_sections(parts["role"], value))
     if not problems:
@@ -267,24 +268,3 @@ def _foreign_sections(role: Role, value: Mapping[str, Any]) -> Iterable[Problem]
     for name, service in discover().items():
         if name in value and role not in service.ROLES:
             yield Problem(pointer(name), f"is not something that the role {role} has")
-
-
-def _problems(name: str, error: pydantic.ValidationError) -> Iterable[Problem]:
-    for detail in error.errors(include_url=False):
-        parts = [part for part in detail["loc"] if part != "[key]"]
-        context = detail.get("ctx", {})
-        hint = ""
-        match detail["type"]:
-            case "sysvm":
-                message, hint = context["message"], context["hint"]
-            case "extra_forbidden":
-                message = "is not known here"
-            case "missing":
-                message = "is missing"
-            case "string_pattern_mismatch":
-                message, hint = "has a form that is not allowed", f"it matches {context['pattern']}"
-            case "enum" | "literal_error":
-                message = f"is not one of {context['expected']}"
-            case _:
-                message = detail["msg"][0].lower() + detail["msg"][1:]
-        yield Problem(pointer(name, *parts), message, hint)

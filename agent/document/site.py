@@ -26,6 +26,7 @@ class NicRole(enum.StrEnum):
     GUEST = "guest"
     CONTROL = "control"
     PUBLIC = "public"
+    STORAGE = "storage"  # of the secondary storage's servers
 
 
 class NicAddress(Section):

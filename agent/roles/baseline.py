@@ -23,12 +23,11 @@ OWNER = "site"
 
 _DEFAULT: Mapping[int, IPNetwork] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
-# A router forwards; believes no redirects, source routes or advertisements; and answers for an
-# address on the NIC that has it only. Spoofing is the firewall's (raw table), so the reverse
+# A VM believes no redirects, source routes or advertisements, and answers for an address on the
+# NIC that has it only; routers forward. Spoofing is the firewall's (raw table), so the reverse
 # path is checked loosely: several public NICs make strict checks wrong.
+_FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 _SYSCTLS = {
-    "net.ipv4.ip_forward": "1",
-    "net.ipv6.conf.all.forwarding": "1",
     "net.ipv4.conf.all.accept_redirects": "0",
     "net.ipv4.conf.all.send_redirects": "0",
     "net.ipv4.conf.all.accept_source_route": "0",
@@ -177,7 +176,7 @@ def _lint_control(site: Site, boot: BootConfig | None) -> Iterator[Problem]:
 
 
 def render(document: Document, context: Context) -> Artifacts:
-    sysctls = dict(_SYSCTLS)
+    sysctls = dict.fromkeys(_FORWARDING, "1" if context.role.routes else "0") | _SYSCTLS
     for nic in context.nics:
         sysctls |= {key.format(nic.name): value for key, value in _NIC_SYSCTLS.items()}
     sysctls["kernel.hostname"] = context.hostname

@@ -35,11 +35,11 @@ from agent.engine.model import (
     UnitActive,
     pointer,
 )
-from agent.roles import Role
+from agent.roles import EVERY_ROLE
 from agent.services import CURRENT, Context, Nic, fill
 
 SECTION = "control"
-ROLES = frozenset({Role.ROUTER})
+ROLES = EVERY_ROLE
 UNIT = "sysvm-front.service"
 UNITS: frozenset[str] = frozenset({UNIT})
 

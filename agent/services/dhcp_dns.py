@@ -51,11 +51,11 @@ from agent.engine.model import (
     UnitActive,
     pointer,
 )
-from agent.roles import Role
+from agent.roles import GUEST_SERVERS
 from agent.services import CURRENT, Context, Nic, fill
 
 SECTION = "dhcp_dns"
-ROLES = frozenset({Role.ROUTER})
+ROLES = GUEST_SERVERS
 UNIT = "dnsmasq.service"
 UNITS: frozenset[str] = frozenset({UNIT})
 

@@ -39,11 +39,11 @@ from agent.engine.model import (
     Verdict,
     pointer,
 )
-from agent.roles import Role
+from agent.roles import EVERY_ROLE
 from agent.services import Context, Nic, host_network, ingress_chain, sources
 
 SECTION = "firewall"
-ROLES = frozenset({Role.ROUTER})
+ROLES = EVERY_ROLE
 UNITS: frozenset[str] = frozenset()
 
 # The chain that openings of services go to; `agent.engine.compose` fills it.

@@ -44,11 +44,11 @@ from agent.engine.model import (
     UnitActive,
     pointer,
 )
-from agent.roles import Role
+from agent.roles import BALANCERS
 from agent.services import CURRENT, Context, fill, ingress_chain
 
 SECTION = "load_balancer"
-ROLES = frozenset({Role.ROUTER})
+ROLES = BALANCERS
 UNIT = "haproxy.service"
 UNITS: frozenset[str] = frozenset({UNIT})
 

@@ -37,11 +37,11 @@ from agent.engine.model import (
     Target,
     pointer,
 )
-from agent.roles import Role
+from agent.roles import ROUTERS
 from agent.services import Context, host_network, sources
 
 SECTION = "nat"
-ROLES = frozenset({Role.ROUTER})
+ROLES = ROUTERS
 UNITS: frozenset[str] = frozenset()
 
 

@@ -43,11 +43,11 @@ from agent.engine.model import (
     UnitActive,
     pointer,
 )
-from agent.roles import Role
+from agent.roles import GUEST_SERVERS
 from agent.services import BLOBS, CURRENT, OBJECTS, Context, Nic, fill
 
 SECTION = "user_data"
-ROLES = frozenset({Role.ROUTER})
+ROLES = GUEST_SERVERS
 UNIT = "apache2.service"
 UNITS: frozenset[str] = frozenset({UNIT})
 

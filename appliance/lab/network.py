@@ -78,6 +78,21 @@ def unplug(lab: str, node: str, nics: Iterable[Nic]) -> None:
     remove(name)
 
 
+def tap(lab: str, port: str, network: str) -> None:
+    """Make a port of the switch that a program plugs into, such as a virtual machine's NIC."""
+    unplug_tap(lab, port)
+    lines = [f"tuntap add dev {port} mode tap", f"link set {port} master br-{network} up"]
+    for line in lines:
+        run(["ip", "-n", namespace(lab, SWITCH), *line.split()], timeout=_TIMEOUT)
+
+
+def unplug_tap(lab: str, port: str) -> None:
+    """Remove such a port, if it is there."""
+    switch = namespace(lab, SWITCH)
+    if (NETNS / switch).exists():
+        run(["ip", "-n", switch, "link", "delete", port], timeout=_TIMEOUT, check=False)
+
+
 def remove(name: str) -> None:
     """Remove this name space and what `ip netns exec` shows in it, if they exist."""
     if (NETNS / name).exists():

@@ -139,7 +139,7 @@ class SystemVM:
         # Without one, systemd would take each lab's first boot for the template's first boot.
         (container.upper / "etc/machine-id").write_text(f"{secrets.token_hex(16)}\n")
         container.configure(Settings(self.lab, self.name, topology, [str(low) for low in lowers]))
-        self._credential(BOOT_CREDENTIAL, json.dumps(self._boot_configuration(keys)))
+        self._credential(BOOT_CREDENTIAL, json.dumps(boot_configuration(self.spec, keys)))
 
     def set_fault(self, fault: str | None) -> None:
         """Have the agent fail at this step after the next boot; None takes it back."""
@@ -270,21 +270,21 @@ class SystemVM:
             path.touch(mode=0o600)
             path.write_text(text)
 
-    def _boot_configuration(self, keys: Keys) -> dict[str, object]:
-        control = next(nic for nic in self.spec.nics if nic.name == self.spec.control_nic)
-        return {
-            "schema": 1,
-            "role": self.spec.role,
-            "hostname": self.spec.hostname,
-            "nics": {
-                control.mac: {"role": "control", "addresses": {self.spec.control_address: {}}}
-            },
-            "control": {
-                "port": self.spec.control_port,
-                "ca": keys.authority.identity.certificate,
-                "crl": keys.crl,
-                "certificate": keys.server.certificate,
-                "key": keys.server.key,
-                "allowed_names": [MANAGER],
-            },
-        }
+
+def boot_configuration(spec: SystemVm, keys: Keys) -> dict[str, object]:
+    """What such a VM is told at boot: its control NIC, and whom to believe there."""
+    control = next(nic for nic in spec.nics if nic.name == spec.control_nic)
+    return {
+        "schema": 1,
+        "role": spec.role,
+        "hostname": spec.hostname,
+        "nics": {control.mac: {"role": "control", "addresses": {spec.control_address: {}}}},
+        "control": {
+            "port": spec.control_port,
+            "ca": keys.authority.identity.certificate,
+            "crl": keys.crl,
+            "certificate": keys.server.certificate,
+            "key": keys.server.key,
+            "allowed_names": [MANAGER],
+        },
+    }

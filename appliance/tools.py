@@ -10,11 +10,17 @@ from appliance.errors import ApplianceError
 PACKAGES: Mapping[str, str] = {
     "busybox": "busybox",
     "curl": "curl",
+    "debugfs": "e2fsprogs",
     "dnsmasq": "dnsmasq-base",
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
+    "mcopy": "mtools",
+    "mkfs.vfat": "dosfstools",
     "nsenter": "util-linux",
     "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+    "sfdisk": "fdisk",
     "systemd-nspawn": "systemd-container",
     "unshare": "util-linux",
 }

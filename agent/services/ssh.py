@@ -32,11 +32,11 @@ from agent.engine.model import (
     UnitActive,
     pointer,
 )
-from agent.roles import Role
+from agent.roles import EVERY_ROLE
 from agent.services import CURRENT, Context, Nic, fill
 
 SECTION = "ssh"
-ROLES = frozenset({Role.ROUTER})
+ROLES = EVERY_ROLE
 UNIT = "sysvm-ssh.target"
 UNITS: frozenset[str] = frozenset({UNIT})
 

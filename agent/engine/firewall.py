@@ -162,6 +162,9 @@ def line(rule: Rule) -> str:
     for match in rule.sets:
         words += ["-m", "set", *(["!"] if match.negate else [])]
         words += ["--match-set", match.name, match.directions]
+    if rule.policy is not None:
+        direction, policy = rule.policy.value
+        words += ["-m", "policy", "--dir", direction, "--pol", policy]
     if rule.comment:
         words += ["-m", "comment", "--comment", f'"{rule.comment}"']
     words += _target(rule.target, rule.family)

@@ -307,6 +307,14 @@ DROP = Verdict("DROP")
 RETURN = Verdict("RETURN")
 
 
+class IpsecPolicy(enum.Enum):
+    """A rule's `-m policy`: whether IPsec has decapsulated a packet, or will encapsulate it."""
+
+    CAME_IN = ("in", "ipsec")
+    GOES_OUT = ("out", "ipsec")
+    GOES_OUT_CLEAR = ("out", "none")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One firewall rule, every field typed, so that none can carry another rule inside.
@@ -336,6 +344,7 @@ class Rule:
     original_ports: Ports | None = None
     source_mac: str | None = None
     sets: tuple[SetMatch, ...] = ()
+    policy: IpsecPolicy | None = None
     # Not matched by the rule itself, for its chain is only reached by these: which flows it is
     # about, by their original direction, for them to be forgotten when it goes.
     flow_sources: tuple[IPNetwork, ...] = ()
@@ -358,6 +367,7 @@ class RuleMatch(TypedDict, total=False):
     original_destination: IPAddress | None
     original_ports: Ports | None
     sets: tuple[SetMatch, ...]
+    policy: IpsecPolicy | None
     flow_sources: tuple[IPNetwork, ...]
     flow_destination: IPNetwork | None
 
@@ -396,10 +406,18 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An IPsec connection as charon holds it, in vici's own structure."""
+    """An IPsec connection as charon is to hold it.
+
+    `content` is what charon is told, as JSON, its secrets included; `digest` is of all of it, and
+    charon is told that too, so that it can be asked. `unit` is charon's; `path` is where the
+    document says so.
+    """
 
     name: str
-    settings: tuple[tuple[str, str], ...]
+    digest: str
+    content: bytes = field(default=b"", compare=False, repr=False)
+    unit: str = field(default="", compare=False)
+    path: str = field(default="", compare=False)
     owner: str = field(default="", compare=False)
 
 
@@ -570,6 +588,7 @@ class Observed:
     firewall: Mapping[tuple[Family, Table], str]  # canonical text: iptables-save, no counters
     units: Mapping[str, UnitState]
     files: Mapping[str, str]  # path -> SHA-256 of content, of the current revision
+    connections: Mapping[str, str] = field(default_factory=dict)  # name -> digest; "" if unknown
     revision: int | None = None  # what /run/sysvm/current points at
 
 
@@ -713,6 +732,21 @@ class RestartUnit:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadConnection:
+    """Have charon hold a connection; where it holds another of that name, that one ends first."""
+
+    connection: Connection
+    was: str | None  # digest
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadConnection:
+    """End a connection, its tunnel included."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class FlowMatch:
     """Tracked connections, by their original direction; None matches any."""
 
@@ -761,6 +795,8 @@ Step = (
     | StopUnit
     | ReloadUnit
     | RestartUnit
+    | LoadConnection
+    | UnloadConnection
     | ForgetFlows
     | ForgetLeases
     | Announce

@@ -27,6 +27,7 @@ from agent.engine.model import (
     ForgetFlows,
     ForgetLeases,
     Link,
+    LoadConnection,
     Observed,
     Plan,
     PutSet,
@@ -46,6 +47,7 @@ from agent.engine.model import (
     StopUnit,
     Table,
     Unit,
+    UnloadConnection,
 )
 
 
@@ -71,7 +73,9 @@ def diff(
         *_add_addresses(desired, observed),
         *_routes(desired, observed),
         *flip,
+        *_unload(desired, observed),
         *_units(desired, observed, flip, previous),
+        *_load(desired, observed),
         *_forget(desired, previous),
         *_remove_addresses(desired, observed),
         *_remove_sets(desired, observed),
@@ -195,6 +199,20 @@ def _units(
     for name, unit in sorted(desired.units.items()):
         if not _running(name, observed):
             yield StartUnit(unit)
+
+
+def _load(desired: Desired, observed: Observed) -> Iterator[Step]:
+    """Connections for a daemon that runs by now; one that is as wanted keeps its tunnel."""
+    for name, connection in sorted(desired.connections.items()):
+        was = observed.connections.get(name)
+        if was != connection.digest:
+            yield LoadConnection(connection, was)
+
+
+def _unload(desired: Desired, observed: Observed) -> Iterator[Step]:
+    """Before the daemon stops, where it does: peers are told that a connection is over."""
+    for name in sorted(observed.connections.keys() - desired.connections.keys()):
+        yield UnloadConnection(name)
 
 
 def _new_binds(unit: Unit, previous: Desired | None) -> tuple[Bind, ...]:
@@ -334,6 +352,10 @@ def _lines(step: Step) -> Iterator[str]:  # noqa: C901 - one case for each kind 
             yield f"~ reload {unit.name}"
         case RestartUnit(unit):
             yield f"~ restart {unit.name}"
+        case LoadConnection(connection, was):
+            yield f"{'+' if was is None else '~'} connection {connection.name}"
+        case UnloadConnection(connection_name):
+            yield f"- connection {connection_name}"
         case ForgetFlows(matches):
             for flow in matches:
                 yield f"- tracked flows {_flow(flow)}"

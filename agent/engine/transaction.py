@@ -32,6 +32,7 @@ from agent.engine.model import (
     Degraded,
     Desired,
     Family,
+    LoadConnection,
     Observed,
     Outcome,
     Plan,
@@ -578,4 +579,10 @@ def _bystanders(plan: Plan, target: Target, previous: Desired | None) -> frozens
 
 def _unit(step: Step) -> str:
     """The unit that a step is about; empty for the others."""
-    return step.unit.name if isinstance(step, StartUnit | ReloadUnit | RestartUnit) else ""
+    match step:
+        case StartUnit(unit) | ReloadUnit(unit) | RestartUnit(unit):
+            return unit.name
+        case LoadConnection(connection):
+            return connection.unit
+        case _:
+            return ""

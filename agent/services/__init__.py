@@ -145,6 +145,11 @@ def _environment() -> jinja2.Environment:
     )
 
 
+# The chains (filter, nat) that come before what guests send out is judged or translated: what
+# goes through a tunnel is neither. The firewall and NAT own them, services with tunnels fill them.
+TUNNELS_CHAIN = "tunnels"
+
+
 @functools.lru_cache(4096)
 def host_network(address: IPAddress) -> IPNetwork:
     """An address as a network of one; many rules are about the same few."""

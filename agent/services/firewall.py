@@ -40,7 +40,7 @@ from agent.engine.model import (
     pointer,
 )
 from agent.roles import EVERY_ROLE
-from agent.services import Context, Nic, host_network, ingress_chain, sources
+from agent.services import TUNNELS_CHAIN, Context, Nic, host_network, ingress_chain, sources
 
 SECTION = "firewall"
 ROLES = EVERY_ROLE
@@ -320,8 +320,10 @@ def _forward(builder: _Builder, context: Context) -> None:
 
     builder.chain(Table.FILTER, "FORWARD", "DROP")
     builder.chain(Table.FILTER, "egress")
+    builder.chain(Table.FILTER, TUNNELS_CHAIN)
     rule(ACCEPT, "sysvm: established", states=("RELATED", "ESTABLISHED"))
     rule(DROP, "sysvm: invalid", states=("INVALID",))
+    rule(Jump(TUNNELS_CHAIN), "sysvm: tunnels")
     for address in context.public_addresses():
         if address.version == builder.family:
             rule(

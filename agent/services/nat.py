@@ -38,7 +38,7 @@ from agent.engine.model import (
     pointer,
 )
 from agent.roles import ROUTERS
-from agent.services import Context, host_network, sources
+from agent.services import TUNNELS_CHAIN, Context, host_network, sources
 
 SECTION = "nat"
 ROLES = ROUTERS
@@ -191,6 +191,8 @@ def render(section: Section, context: Context) -> Artifacts:
 
     for name in ("PREROUTING", "POSTROUTING"):
         chains[name] = Chain(Family.V4, Table.NAT, name, SECTION, "ACCEPT")
+    chains[TUNNELS_CHAIN] = Chain(Family.V4, Table.NAT, TUNNELS_CHAIN, SECTION)
+    rule("POSTROUTING", Jump(TUNNELS_CHAIN), "sysvm: tunnels")
     translated = {forward.address for forward in section.forwards.values()} | set(section.static)
     for address in sorted(translated):
         chains[_chain(address)] = Chain(Family.V4, Table.NAT, _chain(address), SECTION)

@@ -24,6 +24,7 @@ from agent.engine.model import (
     ForgetFlows,
     ForgetLeases,
     Link,
+    LoadConnection,
     Observed,
     Probe,
     ProbeResult,
@@ -44,6 +45,7 @@ from agent.engine.model import (
     Sysctl,
     Table,
     Unit,
+    UnloadConnection,
 )
 from agent.system import addresssets, announce, conntrack, dnsmasq, haproxy, sysctl, xtables
 from agent.system.blobs import Blobs
@@ -56,6 +58,7 @@ from agent.system.rehearsal import Rehearsal
 from agent.system.revisions import Revisions
 from agent.system.run import CommandFailed, run
 from agent.system.units import Units
+from agent.system.vici import Charon
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,7 @@ class LinuxHost:
         self.netlink = Netlink()
         self.revisions = Revisions(self.paths)
         self.blobs = Blobs(self.paths)
+        self.charon = Charon()
         self._prober = Prober(self.netlink, self.units)
         self._rehearsal = Rehearsal()
         self._checkers: Scratch | None = None
@@ -117,6 +121,7 @@ class LinuxHost:
             sysctls=sysctl.observe(scope.sysctls),
             units=self.units.states(scope.units, pids=False),
             files=self.revisions.digests(),
+            connections=self.charon.connections(),
             revision=self.revisions.current(),
             firewall={key: text for one in firewalls for key, text in one.result().items()},
             sets=sets.result(),
@@ -206,6 +211,11 @@ class LinuxHost:
                 self._reload(step.unit)
             case RestartUnit():
                 self.units.restart(step.unit.name)
+            case LoadConnection():
+                if self.units.wait:  # else charon is only starting, and loads them itself
+                    self.charon.load(step.connection)
+            case UnloadConnection():
+                self.charon.unload(step.name)
             case ForgetFlows():
                 conntrack.forget(step.matches)
             case ForgetLeases():

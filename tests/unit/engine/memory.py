@@ -27,6 +27,7 @@ from agent.engine.model import (
     ForgetFlows,
     ForgetLeases,
     Link,
+    LoadConnection,
     Observed,
     PolicyRule,
     Probe,
@@ -47,8 +48,10 @@ from agent.engine.model import (
     StopUnit,
     Table,
     UnitState,
+    UnloadConnection,
 )
 
+CHARON = "strongswan.service"
 GUEST, CONTROL, PUBLIC = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 
 
@@ -75,6 +78,7 @@ class MemoryHost:
         default_factory=lambda: {(f, t): "" for f in Family for t in Table}
     )
     units: dict[str, str] = field(default_factory=dict)
+    connections: dict[str, str] = field(default_factory=dict)
     staged: dict[int, dict[str, str]] = field(default_factory=dict)
     current: int | None = None
     blobs: set[str] = field(default_factory=set)
@@ -103,6 +107,7 @@ class MemoryHost:
             firewall=dict(self.tables),
             units={name: UnitState(self.units.get(name, "inactive")) for name in scope.units},
             files=self.staged.get(self.current, {}) if self.current is not None else {},
+            connections=dict(self.connections),
             revision=self.current,
         )
 
@@ -179,6 +184,14 @@ class MemoryHost:
                 self.units[unit.name] = "active"
             case StopUnit(name):
                 self.units[name] = "inactive"
+                if name == CHARON:
+                    self.connections.clear()
+            case LoadConnection(connection, _):
+                if self.units.get(CHARON) != "active":
+                    raise StepFailed(kind, "charon does not run")
+                self.connections[connection.name] = connection.digest
+            case UnloadConnection(connection_name):
+                self.connections.pop(connection_name, None)
             case ForgetFlows() | ForgetLeases() | Announce():
                 pass
 

@@ -51,7 +51,7 @@ def test_static_nat_leads_in_and_out_before_source_nat() -> None:
         nat,
         {"source_address": "203.0.113.10", "static": {"203.0.113.11": {"to": "10.1.1.12"}}},
     )
-    assert lines(artifacts.rules, Table.NAT, "POSTROUTING")[1:] == [
+    assert lines(artifacts.rules, Table.NAT, "POSTROUTING")[2:] == [
         "-A POSTROUTING -s 10.1.1.12/32 -o eth2 -j SNAT --to-source 203.0.113.11",
         "-A POSTROUTING -s 10.1.1.0/24 -o eth2 -j SNAT --to-source 203.0.113.10",
     ]
@@ -62,7 +62,8 @@ def test_static_nat_leads_in_and_out_before_source_nat() -> None:
 
 def test_guests_reach_their_own_public_address() -> None:
     artifacts = rendered(nat, forward())
-    assert lines(artifacts.rules, Table.NAT, "POSTROUTING")[0] == (
+    assert lines(artifacts.rules, Table.NAT, "POSTROUTING")[:1] == ["-A POSTROUTING -j tunnels"]
+    assert lines(artifacts.rules, Table.NAT, "POSTROUTING")[1] == (
         "-A POSTROUTING -s 10.1.1.0/24 -d 10.1.1.0/24 -o eth0 -m conntrack --ctstate DNAT "
         "-j SNAT --to-source 10.1.1.1"
     )

@@ -1,0 +1,345 @@
+"""charon, strongSwan's key exchange daemon, over vici: load, unload and list connections.
+
+Nothing is written in strongSwan's own files. A connection is a message (swanctl.conf(5) has its
+words), with its secrets beside it. charon cannot be asked for all of a connection again, proposals
+and secrets least of all; so it is told the connection's digest too, as the name of a secret, and
+that name it tells back.
+
+`python -m agent.system.vici` loads what the running revision wants: charon's unit does that
+whenever it starts, whether the agent lives or not.
+"""
+
+import json
+import logging
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from agent.engine.host import StepFailed
+from agent.engine.model import Connection
+from agent.system.paths import Paths
+
+SOCKET = Path("/run/charon.vici")
+# Where a revision keeps what charon is to be told when it starts; agent.services.ipsec fills it.
+FILE = "ipsec/connections.json"
+
+_MARK = "sysvm"  # begins the names of our secrets
+_TIMEOUT = 10.0  # seconds
+_GOODBYE = 500  # milliseconds that a peer has to answer that a tunnel ends
+_LONGEST_PAUSE = 5.0  # seconds between two looks whether charon runs
+_REMEMBERED = 20  # refusals of handshakes that belong to no connection
+
+log = logging.getLogger(__name__)
+
+Message = Mapping[str, Any]
+
+
+class CharonFailed(Exception):
+    """charon cannot be asked, or said no; the text is its own."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Charon:
+    """The daemon behind its socket, which is there as long as the daemon runs."""
+
+    path: Path = SOCKET
+
+    def connections(self) -> Mapping[str, str]:
+        """Digests of the connections that are loaded, by name; empty where charon does not run.
+
+        A connection that somebody else has loaded has no digest. Raises StepFailed.
+        """
+        try:
+            with self._session() as session:
+                return {} if session is None else _loaded(session)
+        except CharonFailed as error:
+            raise StepFailed("read connections", str(error)) from error
+
+    def load(self, connection: Connection) -> None:
+        """Have charon hold this connection; what it held by that name ends. Raises StepFailed."""
+        try:
+            with self._session() as session:
+                if session is None:
+                    raise CharonFailed("charon does not run")
+                _load(session, connection.name, connection.digest, json.loads(connection.content))
+        except CharonFailed as error:
+            where = f"load connection {connection.name}"
+            raise StepFailed(where, str(error), connection.path) from error
+
+    def unload(self, name: str) -> None:
+        """End a connection and its tunnel; fine where there is none. Raises StepFailed."""
+        try:
+            with self._session() as session:
+                if session is not None:
+                    _unload(session, name)
+        except CharonFailed as error:
+            raise StepFailed(f"unload connection {name}", str(error)) from error
+
+    def associations(self) -> tuple[Message, ...]:
+        """`list-sas`: IKE SAs with their children, as text. Raises CharonFailed."""
+        with self._session() as session:
+            if session is None:
+                return ()
+            return tuple(
+                {"name": name, **cast("dict[str, Any]", _text(body))}
+                for item in session.list_sas()
+                for name, body in item.items()
+            )
+
+    @contextmanager
+    def _session(self) -> Iterator[Any]:
+        """A session, or None where nobody listens."""
+        if not self.path.exists():
+            yield None
+            return
+        from vici import Session
+        from vici.exception import CommandException, SessionException
+
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(_TIMEOUT)
+            try:
+                peer.connect(str(self.path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                yield None
+                return
+            except OSError as error:
+                raise CharonFailed(f"{self.path}: {error}") from error
+            try:
+                yield Session(peer)
+            except CommandException as error:
+                raise CharonFailed(str(error).removeprefix("Command failed: ")) from error
+            except (SessionException, OSError) as error:
+                raise CharonFailed(f"{self.path}: {error}") from error
+
+
+def _loaded(session: Any) -> dict[str, str]:
+    names = [name for item in session.list_conns() for name in item]
+    if not names:
+        return {}
+    marks = [one.split(":") for one in _text(session.get_shared().get("keys", []))]
+    digests = {one[1]: one[2] for one in marks if len(one) == 3 and one[0] == _MARK}
+    return {name: digests.get(name, "") for name in names}
+
+
+def _load(session: Any, name: str, digest: str, content: Message) -> None:
+    there = _loaded(session).get(name)
+    if there == digest:
+        return
+    _unload(session, name)
+    if content["key"] is not None:
+        session.load_key({"type": "any", "data": content["key"]})
+    if content["crl"] is not None:
+        session.load_cert({"type": "X509_CRL", "flag": "NONE", "data": content["crl"]})
+    session.load_shared({"id": f"{_MARK}:{name}:{digest}", **content["secret"]})
+    session.load_conn({name: content["connection"]})
+
+
+def _unload(session: Any, name: str) -> None:
+    """The connection first, so that nothing starts its tunnel again; the secrets last."""
+    if name in {one for item in session.list_conns() for one in item}:
+        session.unload_conn({"name": name})
+    if any(True for _ in list(session.list_sas({"ike": name, "noblock": "yes"}))):
+        for _ in session.terminate({"ike": name, "force": "yes", "timeout": str(_GOODBYE)}):
+            pass
+    for one in _text(session.get_shared().get("keys", [])):
+        if one.startswith(f"{_MARK}:{name}:"):
+            session.unload_shared({"id": one})
+
+
+def _text(value: Any) -> Any:
+    """vici's bytes as text."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, Mapping):
+        return {key: _text(one) for key, one in value.items()}
+    return [_text(one) for one in value]
+
+
+# -- what happens --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A handshake that came to nothing; `connection` is empty where it belongs to none of ours."""
+
+    at: float  # seconds since the epoch
+    connection: str
+    reason: str  # in words of ours, for a person
+    said: str  # charon's own
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What has become of a connection's tunnels since the agent began to listen."""
+
+    failed: Refusal | None = None  # since it last came up
+    up_since: Mapping[str, float] = field(default_factory=dict)  # by child, since the epoch
+    rekeyed: Mapping[str, float] = field(default_factory=dict)
+
+
+# What charon says when a handshake fails (IKE and CFG groups, level 1), most telling first.
+_REASONS: tuple[tuple[str, str], ...] = (
+    ("but MAC mismatched", "authentication failed: the peer's pre-shared key is another"),
+    ("could not decrypt payloads", "authentication failed: the pre-shared keys differ"),
+    ("decryption failed", "authentication failed: the pre-shared keys differ"),
+    ("invalid HASH_V1 payload", "authentication failed: the pre-shared keys differ"),
+    ("AUTHENTICATION_FAILED", "authentication failed: the peer refused key or identity"),
+    ("no shared key found", "authentication failed: there is no key for these identities"),
+    ("no private key found", "authentication failed: no private key for the certificate"),
+    ("certificate was revoked", "authentication failed: the peer's certificate is revoked"),
+    ("is revoked", "authentication failed: the peer's certificate is revoked"),
+    ("certificate is not valid", "authentication failed: the peer's certificate is not valid now"),
+    ("no issuer certificate found", "authentication failed: the CA does not know the peer"),
+    ("no trusted", "authentication failed: the peer's certificate is not trusted"),
+    ("constraint check failed", "authentication failed: the peer is not who it has to be"),
+    ("no matching peer config found", "no connection for the identities that the peer gave"),
+    ("NO_PROPOSAL_CHOSEN", "no proposal chosen: both ends have no algorithms in common"),
+    ("no acceptable proposal found", "no proposal chosen: no algorithms in common"),
+    ("no acceptable traffic selectors", "traffic selectors: the peer has other subnets"),
+    ("TS_UNACCEPTABLE", "traffic selectors: the peer has other subnets"),
+    ("traffic selectors unacceptable", "traffic selectors: the peer has other subnets"),
+    ("INVALID_ID_INFORMATION", "traffic selectors: the peer has other subnets or identities"),
+    ("giving up after", "no answer from the peer"),
+    ("peer not responding", "no answer from the peer"),
+    ("unable to resolve", "the peer's name cannot be resolved"),
+    ("unable to install", "the kernel does not take it"),
+    ("no IKE config found", "no connection for the peer's address"),
+    ("received INVALID_", "the peer does not understand"),
+)
+
+
+class Listener:
+    """Hears from charon how connections fare; `run` is a thread's, blocked on the socket."""
+
+    def __init__(self, path: Path = SOCKET, now: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._now = now
+        self._mutex = threading.Lock()
+        self._stories: dict[str, Story] = {}
+        self._refusals: deque[Refusal] = deque(maxlen=_REMEMBERED)
+
+    def story(self, connection: str) -> Story:
+        with self._mutex:
+            return self._stories.get(connection, Story())
+
+    def strangers(self) -> tuple[Refusal, ...]:
+        """Handshakes that were refused and belong to no connection of ours, the last one first."""
+        with self._mutex:
+            return tuple(reversed(self._refusals))
+
+    def run(self, stop: threading.Event) -> None:
+        """Listen for as long as charon runs, and again when it does again."""
+        while not stop.is_set():
+            if self._path.exists():
+                try:
+                    self._listen(stop)
+                except (CharonFailed, OSError) as error:
+                    log.debug("charon is not heard: %s", error)
+            stop.wait(_LONGEST_PAUSE)
+
+    def _listen(self, stop: threading.Event) -> None:
+        from vici import Session
+        from vici.exception import SessionException
+
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(self._path))
+            try:
+                for kind, message in Session(peer).listen(
+                    ["log", "ike-updown", "child-updown", "child-rekey"]
+                ):
+                    if stop.is_set():
+                        return
+                    self.hear(_text(kind), _text(message))
+            except SessionException as error:
+                raise CharonFailed(str(error)) from error
+
+    def hear(self, kind: str, message: Message) -> None:
+        """One event."""
+        with self._mutex:
+            match kind:
+                case "log":
+                    self._logged(message)
+                case "child-updown":
+                    self._came_or_went(message)
+                case "child-rekey":
+                    self._rekeyed(message)
+
+    def _logged(self, message: Message) -> None:
+        said = str(message.get("msg", ""))
+        reason = next((reason for words, reason in _REASONS if words in said), None)
+        if reason is None:
+            return
+        name = str(message.get("ikesa-name", ""))
+        refusal = Refusal(self._now(), name, reason, said)
+        if not name:
+            self._refusals.append(refusal)
+            return
+        story = self._stories.get(name, Story())
+        before = story.failed
+        # The first line of a failure is the telling one: what follows within a moment follows
+        # from it.
+        if before is None or refusal.at - before.at > 1.0:
+            self._stories[name] = replace(story, failed=refusal)
+
+    def _came_or_went(self, message: Message) -> None:
+        for name, child in _children(message):
+            story = self._stories.get(name, Story())
+            since = dict(story.up_since)
+            since.pop(child, None)
+            if message.get("up") == "yes":
+                since[child] = self._now()
+                story = replace(story, failed=None)
+            self._stories[name] = replace(story, up_since=since)
+
+    def _rekeyed(self, message: Message) -> None:
+        for name, child in _children(message):
+            story = self._stories.get(name, Story())
+            rekeyed = {**story.rekeyed, child: self._now()}
+            self._stories[name] = replace(story, failed=None, rekeyed=rekeyed)
+
+
+def _children(message: Message) -> Iterator[tuple[str, str]]:
+    """Connection and child that an event is about; a rekeying has an old one and a new one."""
+    for name, ike in message.items():
+        if isinstance(ike, Mapping):
+            for key, child in ike.get("child-sas", {}).items():
+                yield name, str(child.get("name") or child.get("new", {}).get("name") or key)
+
+
+# -- when charon starts ----------------------------------------------------------------------------
+
+
+def load_running(paths: Paths, charon: Charon) -> int:
+    """Load what the running revision wants; how many it did not take. Each is worth its own try."""
+    try:
+        text = (paths.current / FILE).read_bytes()
+    except FileNotFoundError:
+        return 0  # the document wants none
+    failed = 0
+    for row in json.loads(text):
+        connection = Connection(row["name"], row["digest"], json.dumps(row["content"]).encode())
+        try:
+            charon.load(connection)
+        except StepFailed as error:
+            log.error("%s", error)
+            failed += 1
+    return failed
+
+
+def main() -> int:
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    load_running(Paths(), Charon())
+    return 0  # a connection that charon refuses is no reason to end the others
+
+
+if __name__ == "__main__":
+    sys.exit(main())

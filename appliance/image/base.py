@@ -6,41 +6,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.system.run import CommandFailed, run
-from appliance import data, tools
+from appliance import tools
 from appliance.errors import ApplianceError
-from appliance.image import cache
+from appliance.image import cache, kernel
+from appliance.image.recipe import Recipe
+from appliance.image.recipe import listed as listed_in
+from appliance.image.recipe import read as read_recipe
 
 SUITE = "trixie"
+listed = listed_in
 BOOTSTRAP_TIMEOUT = 1800.0  # seconds; half a minute with a near mirror
 
-# What nobody reads in a system VM. Licences stay.
-_DPKG = (
-    "path-exclude=/usr/share/man/*",
-    "path-exclude=/usr/share/info/*",
-    "path-exclude=/usr/share/locale/*",
-    "path-exclude=/usr/share/doc/*",
-    "path-include=/usr/share/doc/*/copyright",
-)
+DPKG_DATABASE = Path("usr/lib/sysvm/dpkg")  # on the root, with what it describes
+# What a root file system that is thrown away does without.
+_UNREAD = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
 
 
-def listed(path: Path) -> tuple[str, ...]:
-    """The entries of a list file: one a line, `#` starts a comment."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
-    return tuple(line for line in lines if line)
-
-
-def key() -> str:
+def key(recipe: Recipe | None = None) -> str:
     """What the packages' layer depends on."""
-    element = data.recipes() / "elements" / "sysvm"
-    return cache.digest(
-        Path(__file__), element / "package-list", element / "masked-units", *mirrors()
-    )
+    recipe = recipe or read_recipe()
+    return cache.digest(Path(__file__), Path(kernel.__file__), *recipe.lists, *mirrors())
 
 
-def build(root: Path) -> None:
+def build(root: Path, recipe: Recipe | None = None) -> None:
     """Fill the empty folder `root` with the template's packages, nothing of them started."""
-    element = data.recipes() / "elements" / "sysvm"
-    bootstrap(root, listed(element / "package-list"))
+    recipe = recipe or read_recipe()
+    bootstrap(root, recipe.packages, recipe.left_out)
+    if recipe.modules:
+        kernel.prune(root, recipe.modules)
     # A host key that is in a template is everybody's.
     for host_key in (root / "etc/ssh").glob("ssh_host_*"):
         host_key.unlink()
@@ -50,7 +43,7 @@ def build(root: Path) -> None:
     (root / "etc/resolv.conf").write_text("")
     for path in (root / "etc/hostname", root / "etc/resolv.conf"):
         path.chmod(0o644)
-    for unit in listed(element / "masked-units"):
+    for unit in recipe.masked_units:
         mask = root / "etc/systemd/system" / unit
         mask.unlink(missing_ok=True)
         mask.symlink_to("/dev/null")
@@ -70,6 +63,10 @@ def build(root: Path) -> None:
         for path in (root / leftover).rglob("*"):
             if path.is_file():
                 path.unlink()
+    # It describes the root file system, and so lies on it; /var is the VM's own state.
+    (root / DPKG_DATABASE).parent.mkdir(parents=True, exist_ok=True)
+    (root / "var/lib/dpkg").rename(root / DPKG_DATABASE)
+    (root / "var/lib/dpkg").symlink_to(f"../../{DPKG_DATABASE}")
 
 
 def preset(root: Path, units: tuple[str, ...]) -> None:
@@ -80,8 +77,11 @@ def preset(root: Path, units: tuple[str, ...]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def bootstrap(root: Path, packages: tuple[str, ...]) -> None:
-    """Install Debian's essential packages, apt and these into the empty folder `root`."""
+def bootstrap(root: Path, packages: tuple[str, ...], left_out: tuple[str, ...] = _UNREAD) -> None:
+    """Install Debian's essential packages, apt and these into the empty folder `root`.
+
+    `left_out` are patterns of paths that are not unpacked; `+` in front makes an exception.
+    """
     tools.need_root()
     tools.need("mmdebstrap", "unshare")
     if shutil.which("dpkg-deb") is None:
@@ -94,7 +94,7 @@ def bootstrap(root: Path, packages: tuple[str, ...]) -> None:
         "--mode=root",
         "--architectures=amd64",
         f"--include={','.join(packages)}",
-        *(f"--dpkgopt={option}" for option in _DPKG),
+        *(f"--dpkgopt={_path_rule(pattern)}" for pattern in left_out),
         SUITE,
         str(root),
         *mirrors(),
@@ -109,25 +109,36 @@ def bootstrap(root: Path, packages: tuple[str, ...]) -> None:
         ) from error
 
 
+def _path_rule(pattern: str) -> str:
+    kind = "include" if pattern.startswith("+") else "exclude"
+    return f"path-{kind}={pattern.removeprefix('+')}"
+
+
 def mirrors() -> tuple[str, ...]:
     """The package sources, as sources.list lines; none of them means mmdebstrap's own defaults.
 
     SYSVM_MIRROR replaces Debian's main mirror. Most mirrors carry the security suite beside it,
-    under `debian-security`; SYSVM_SECURITY_MIRROR says otherwise.
+    under `debian-security`; SYSVM_SECURITY_MIRROR says otherwise. DIB's own names for the two,
+    DIB_DISTRIBUTION_MIRROR and DIB_DEBIAN_SECURITY_MIRROR, serve where ours are not set.
     """
     return tuple(_mirrors())
 
 
 def _mirrors() -> Iterator[str]:
-    main = os.environ.get("SYSVM_MIRROR", "").rstrip("/")
+    main = _setting("SYSVM_MIRROR", "DIB_DISTRIBUTION_MIRROR", "").rstrip("/")
     if not main:
         return
     beside = f"{main.removesuffix('/debian')}/debian-security"
-    security = os.environ.get("SYSVM_SECURITY_MIRROR", beside).rstrip("/")
+    names = ("SYSVM_SECURITY_MIRROR", "DIB_DEBIAN_SECURITY_MIRROR")
+    security = _setting(*names, beside).rstrip("/")
     yield f"deb {main} {SUITE} main"
     yield f"deb {main} {SUITE}-updates main"
     if security:
         yield f"deb {security} {SUITE}-security main"
+
+
+def _setting(ours: str, dibs: str, default: str) -> str:
+    return os.environ.get(ours, os.environ.get(dibs, default))
 
 
 def _last_errors(error: CommandFailed) -> str:

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from appliance import data
-from appliance.image import base, python
+from appliance.image import base, python, recipe
 
-_LISTS = ("elements/sysvm/package-list", "elements/sysvm/masked-units", "builder-packages")
+_LISTS = (
+    *(f"elements/{path.parent.name}/{path.name}" for path in recipe.list_files()),
+    *("builder-packages", "python-packages"),
+)
 
 
 def test_a_list_file_has_comments_and_blank_lines(tmp_path: Path) -> None:
@@ -17,10 +20,10 @@ def test_a_list_file_has_comments_and_blank_lines(tmp_path: Path) -> None:
     assert base.listed(path) == ("one", "two>=3")
 
 
-@pytest.mark.parametrize("name", [*_LISTS, "python-packages"])
+@pytest.mark.parametrize("name", _LISTS)
 def test_every_entry_of_a_list_says_why(name: str) -> None:
     for line in (data.recipes() / name).read_text().splitlines():
-        assert not line or line.startswith("#") or re.fullmatch(r"\S+ +# \S.+", line), line
+        assert not line or line.startswith("#") or re.fullmatch(r"\S+ +# \S.*", line), line
 
 
 def test_every_python_package_is_locked_by_hash() -> None:

@@ -46,19 +46,23 @@ def build(folder: Path) -> None:
     """Fill the empty `folder` with an overlay layer that holds nothing but /opt/sysvm."""
     lock = lock_file()
     wheels = cache.make("wheels", cache.digest(Path(__file__), lock), _download_locked)
-    builder_list = data.recipes() / "builder-packages"
-    builder = cache.make(
-        "builder",
-        cache.digest(Path(base.__file__), builder_list, *base.mirrors()),
-        lambda root: base.bootstrap(root, base.listed(builder_list)),
-    )
     scratch = folder.with_name(f".partial-{folder.name}-scratch")
     try:
-        steps.in_private_mounts("venv", builder, wheels, scratch)
+        steps.in_private_mounts("venv", builder(), wheels, scratch)
         (folder / PREFIX).parent.mkdir()
         (scratch / "upper" / PREFIX).rename(folder / PREFIX)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def builder() -> Path:
+    """A trixie root file system with what builds the environment and the boot loader."""
+    packages = data.recipes() / "builder-packages"
+    return cache.make(
+        "builder",
+        cache.digest(Path(base.__file__), packages, *base.mirrors()),
+        lambda root: base.bootstrap(root, base.listed(packages)),
+    )
 
 
 def refresh_lock() -> tuple[str, ...]:

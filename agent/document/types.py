@@ -5,10 +5,11 @@ so that no newline or control character can reach a template, a command or a fil
 are canonical: the same address has one spelling, so that a map keyed by it has one entry for it.
 """
 
+import dataclasses
 import functools
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -18,18 +19,19 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, dataclass_transform
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
     PlainSerializer,
     StrictBool,
+    TypeAdapter,
     WithJsonSchema,
 )
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
@@ -40,6 +42,9 @@ __all__ = [
     "Id", "Int", "Ipv4", "Ipv4Net", "Ipv6", "Ipv6Net", "Mac", "Pem", "PortNumber", "PortRange",
     "Section", "Text", "wrong",
 ]  # fmt: skip
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,69 @@ class Text:
         return {**handler(schema), "pattern": self.pattern}
 
 
-class Section(BaseModel):
+class _Nothing(dict[Any, Any]):
+    """An empty mapping that may be a field's default, because it is hashable."""
+
+    def __hash__(self) -> int:  # type: ignore[override]  # nothing is ever put into it
+        return 0
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: object) -> CoreSchema:
+        return core_schema.dict_schema()
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+class _SectionType(type):
+    """Makes a frozen, slotted dataclass of every section.
+
+    A large document has ten thousand of them: as pydantic's models, with a dictionary and a set
+    each, they would take three times the memory.
+    """
+
+    def __new__(cls, name: str, bases: tuple[type, ...], names: dict[str, Any]) -> Any:
+        if "__slots__" in names:  # the base; or dataclasses, making the class anew with its slots
+            return super().__new__(cls, name, bases, names)
+        config = ConfigDict(extra="forbid", defer_build=True)
+        config.update(names.pop("model_config", {}))
+        for key in names.get("__annotations__", ()):
+            if names.get(key) == {}:
+                names[key] = _Nothing()
+        plain = super().__new__(cls, name, bases, names)
+        wrap: Any = pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=config)
+        return wrap(plain)
+
+
+class Section(metaclass=_SectionType):
     """Base of every object in a document: nothing unknown, nothing changeable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    __slots__ = ()
+
+    @classmethod
+    def model_validate(cls, value: object) -> Self:
+        """The section that this JSON value is. Raises pydantic.ValidationError."""
+        section: Self = _adapter(cls).validate_python(value)
+        return section
+
+    def model_dump(self) -> Any:
+        """The JSON value that this section is, without what is null."""
+        return _adapter(type(self)).dump_python(self, mode="json", exclude_none=True)
+
+    def model_copy(self, update: Mapping[str, object]) -> Self:
+        """This section with some fields changed; the new values are taken as valid."""
+        changed = object.__new__(type(self))
+        for name in self.model_fields():
+            object.__setattr__(changed, name, update.get(name, getattr(self, name)))
+        return changed
+
+    @classmethod
+    def model_fields(cls) -> tuple[str, ...]:
+        """The names of the fields."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+
+@functools.cache
+def _adapter(of: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(of)
 
 
 Bool = StrictBool
@@ -132,9 +196,6 @@ AuthorizedKey = Annotated[
 def wrong(message: str, hint: str = "") -> PydanticCustomError:
     """The error a validator raises; `hint` says what would be right."""
     return PydanticCustomError("sysvm", "{message}", {"message": message, "hint": hint})
-
-
-T = TypeVar("T")
 
 
 def _address_type(

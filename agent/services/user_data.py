@@ -166,7 +166,7 @@ class Section(Base):
 ABSENT = None
 
 _KNOWN: tuple[tuple[str, str], ...] = tuple(
-    (name, _hyphenated(name)) for name in GuestMetadata.model_fields
+    (name, _hyphenated(name)) for name in GuestMetadata.model_fields()
 )
 _RESERVED = frozenset({USER_DATA, LISTING, *(key for _, key in _KNOWN)})
 

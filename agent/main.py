@@ -2,6 +2,7 @@
 
 python -m agent.main serve       the agent: recover, then answer on the control socket
 python -m agent.main restore     at boot, before the network: the last confirmed revision
+python -m agent.main boot        a boot configuration may have come since: go by it
 python -m agent.main expire N    by the confirm timer: roll revision N back if it still waits
 """
 
@@ -14,16 +15,18 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
-from agent.document import boot as boot_configuration
-from agent.document.boot import BootConfig, InvalidBootConfig
+from agent.document.boot_source import Source
+from agent.document.document import InvalidDocument
 from agent.engine.errors import EngineError, NothingApplied
-from agent.engine.host import HostFull, StepFailed
+from agent.engine.host import CheckFailed, HostFull, StepFailed
 from agent.engine.model import Degraded
 from agent.engine.plan import describe
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
-from agent.system import credentials, legacy, lock, memory
+from agent.system import boot, legacy, lock, memory
+from agent.system.boot_channels import Places
 from agent.system.clock import SystemClock
 from agent.system.files import Disk
 from agent.system.host import LinuxHost
@@ -35,6 +38,7 @@ log = logging.getLogger("sysvm")
 LOCK_WAIT = 5.0  # seconds that a change waits for the one before it
 RESTORE_WAIT = 60.0  # seconds; at boot nobody else is about to finish sooner
 WATCH_INTERVAL = 45.0  # seconds between two looks for drift
+LOOKS = 5  # at the channels, when something came while the VM was up
 SAVE_EVERY = 7  # looks; as often are counters saved, which a power cut would take back
 
 
@@ -43,6 +47,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve")
     commands.add_parser("restore")
+    commands.add_parser("boot")
     expire = commands.add_parser("expire")
     expire.add_argument("revision", type=int)
     arguments = parser.parse_args()
@@ -52,24 +57,12 @@ def main() -> int:
     match arguments.command:
         case "restore":
             return _restore()
+        case "boot":
+            return _boot()
         case "expire":
             return _expire(arguments.revision)
         case _:
             return _serve()
-
-
-def _boot_config() -> BootConfig | None:
-    """What this VM was told at boot. Where it cannot be understood, it stays closed."""
-    data = credentials.read(credentials.Credential.BOOT)
-    if data is None:
-        log.error("there is no boot configuration (credential sysvm.boot)")
-        return None
-    try:
-        return boot_configuration.parse(data)
-    except InvalidBootConfig as error:
-        for problem in error.problems:
-            log.error("boot configuration: %s", problem)
-        return None
 
 
 def _engine(host: LinuxHost, paths: Paths, wait: float) -> Engine:
@@ -78,20 +71,55 @@ def _engine(host: LinuxHost, paths: Paths, wait: float) -> Engine:
         with lock.held(paths.lock, wait):
             yield
 
-    return Engine(host, Store(paths.state, Disk()), SystemClock(), held, _boot_config())
+    store = Store(paths.state, Disk())
+    return Engine(host, store, SystemClock(), held, boot.load(paths))
 
 
 def _restore() -> int:
     paths = Paths()
     with LinuxHost(paths, wait_for_units=False) as host:
+        settled = boot.settle(paths, Places(), host.links)
+        boot.record(paths, settled)
+        if settled.broken:
+            log.critical("the VM stays closed: its boot configuration cannot be used")
+            return 0
         try:
             outcome = _engine(host, paths, RESTORE_WAIT).restore()
-        except (EngineError, HostFull, StepFailed) as error:
+        except InvalidDocument as error:
+            boot.tell(paths, replace(settled, config=None, problems=error.problems))
+            log.critical("the VM stays closed: %s", error)
+            return 0
+        except (EngineError, HostFull, StepFailed, CheckFailed) as error:
             log.critical("the VM stays closed: %s", error)
             return 1
     if isinstance(outcome, Degraded):
         log.critical("the VM stays closed: %s", outcome.cause)
         return 0
+    return 0
+
+
+def _boot() -> int:
+    """Go by what channels have had since the last look, until a look brings nothing new."""
+    paths = Paths()
+    with LinuxHost(paths) as host:
+        for _ in range(LOOKS):
+            running, settled = boot.load(paths), boot.settle(paths, Places(), host.links)
+            if settled.source in {Source.NONE, Source.KEPT}:
+                return 0
+            if settled.config is None:
+                boot.record(paths, settled, running)
+                return 0
+            if settled.config == running:
+                boot.tell(paths, settled)
+                return 0
+            boot.record(paths, settled)
+            try:
+                outcome = _engine(host, paths, RESTORE_WAIT).adopt()
+            except (EngineError, HostFull, StepFailed, InvalidDocument, CheckFailed) as error:
+                log.critical("the boot configuration from %s: %s", settled.source, error)
+                return 1
+            log.info("boot configuration from %s: %s", settled.source, type(outcome).__name__)
+            host.units.restart("sysvm-agent.service")  # it knows the one before
     return 0
 
 
@@ -112,7 +140,7 @@ def _serve() -> int:
     with LinuxHost(paths) as host:
         engine = _engine(host, paths, LOCK_WAIT)
         try:
-            outcome = engine.recover()
+            outcome = None if boot.is_closed(paths) else engine.recover()
             if outcome is not None:
                 log.warning("recovered: %s", type(outcome).__name__)
             engine.tidy()
@@ -124,6 +152,10 @@ def _serve() -> int:
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(engine, stop), name="watch", daemon=True)
         watcher.start()
+        places = Places()
+        if places.port.exists():
+            listen = (places, host.links, stop)
+            threading.Thread(target=boot.listen, args=listen, name="listen", daemon=True).start()
         signal.signal(signal.SIGTERM, _terminate)
         try:
             app = create_app(engine, LinuxMachine(paths))

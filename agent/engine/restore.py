@@ -1,9 +1,10 @@
 """The restore at boot: the last confirmed revision, before there is a network."""
 
+import json
 import logging
 from dataclasses import replace
 
-from agent.document.boot import BootConfig
+from agent.document.boot import BootConfig, serialize
 from agent.document.document import Document, InvalidDocument, parse_value
 from agent.engine.errors import EngineError
 from agent.engine.host import CheckFailed, Clock, Host
@@ -27,7 +28,10 @@ def restore(
     store.begin_counters()
     for number in _bootable(store, state):
         try:
-            target = targets.prepare(store.revision(number), "boot")
+            revision = store.revision(number)
+            if is_outdated(revision, boot):
+                break
+            target = targets.prepare(revision, "boot")
         except (InvalidDocument, CheckFailed, EngineError) as error:
             log.error("revision %d cannot be restored: %s", number, error)
             continue
@@ -43,16 +47,27 @@ def restore(
 
 
 def document_of(boot: BootConfig) -> Document:
-    """The document that a VM has before the first push: its control NIC, and nothing open."""
-    nics = {mac: nic.model_dump(mode="json", exclude_none=True) for mac, nic in boot.nics.items()}
-    return parse_value(
-        {
-            "schema": 1,
-            "generation": 0,
-            "role": str(boot.role),
-            "site": {"hostname": boot.hostname, "nics": nics},
-        }
-    )
+    """The document that a VM has before the first push: its control NICs, and nothing open.
+
+    The boot configuration may know of more NICs; a router with them up, and nothing said of its
+    firewall, would let its guests out.
+    """
+    value = json.loads(serialize(boot))
+    site = {
+        "hostname": boot.hostname,
+        "nics": {mac: value["nics"][mac] for mac in boot.control_nics()},
+        "routes": value["routes"],
+    }
+    if boot.domain is not None:
+        site["domain"] = boot.domain
+    return parse_value({"schema": 1, "generation": 0, "role": str(boot.role), "site": site})
+
+
+def is_outdated(revision: Revision, boot: BootConfig | None) -> bool:
+    """Was it made of a boot configuration, and is there another one now?"""
+    if boot is None or revision.info.cause != "boot":
+        return False
+    return revision.document.digest != document_of(boot).digest
 
 
 def _bootable(store: Store, state: State) -> list[int]:

@@ -48,7 +48,7 @@ class RevisionInfo:
     generation: int
     digest: str
     created: float  # seconds since the epoch
-    cause: str  # push, patch, rollback, boot, recovery
+    cause: str  # push, patch, rollback, boot, adopt
     origin: int | None = None  # the revision that a rollback went back to
 
 

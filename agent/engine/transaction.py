@@ -235,6 +235,22 @@ class Engine:
         with self._lock():
             return restore(self._host, self._store, self._targets, self._clock, self._boot)
 
+    def adopt(self) -> Outcome:
+        """Go by a boot configuration that came when the machine was up already.
+
+        What was pushed stays, with what the new configuration changes below it. A revision on
+        trial is left alone: what it is confirmed or rolled back to will go by the new one.
+        """
+        with self._lock():
+            state = self._readable_state()
+            if state.provisional or self._boot is None:
+                return Unchanged(state.current or 0)
+            if state.current is not None:
+                current = self._store.revision(state.current)
+                if current.info.cause != "boot":
+                    return self._transact(state, current.document, "adopt")
+            return self._transact(state, document_of(self._boot), "boot")
+
     def _readable_state(self) -> State:
         """The state; where it cannot be read, what stands in for it is stored from now on."""
         try:

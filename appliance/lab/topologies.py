@@ -107,4 +107,40 @@ The public network is 203.0.113.0/24 with the internet's host as its gateway; th
 is whatever the document says (10.1.1.0/24 in the example).
 """
 
-TOPOLOGIES: Mapping[str, Topology] = {topology.name: topology for topology in (ROUTER,)}
+SITES = Topology(
+    name="sites",
+    networks=("guest", "guest-b", "control", "public"),
+    nodes={
+        "vm": SystemVm(
+            role="router",
+            hostname="r-1-vm",
+            nics=(
+                Nic("eth0", "guest", "02:00:0a:01:01:01"),
+                Nic("eth1", "control", "0e:00:a9:fe:0a:02"),
+                Nic("eth2", "public", "1e:00:cb:00:71:02"),
+            ),
+            control_nic="eth1",
+            control_address="169.254.10.2/16",
+            control_port=8443,
+        ),
+        "vm-b": SystemVm(
+            role="router",
+            hostname="r-2-vm",
+            nics=(
+                Nic("eth0", "guest-b", "02:00:0a:02:01:01"),
+                Nic("eth1", "control", "0e:00:a9:fe:0a:03"),
+                Nic("eth2", "public", "1e:00:cb:00:71:03"),
+            ),
+            control_nic="eth1",
+            control_address="169.254.10.3/16",
+            control_port=8443,
+        ),
+        "vm1": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0a"),)),
+        "vm-b1": GuestVm(nics=(Nic("eth0", "guest-b", "02:00:0a:02:01:0a"),)),
+        "internet": ROUTER.nodes["internet"],
+        "management": ROUTER.nodes["management"],
+    },
+)
+"""Two isolated networks, each behind a router of its own, on the same public network."""
+
+TOPOLOGIES: Mapping[str, Topology] = {topology.name: topology for topology in (ROUTER, SITES)}

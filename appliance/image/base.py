@@ -2,18 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from agent.system.run import CommandFailed, run
 from appliance import tools
 from appliance.errors import ApplianceError
-from appliance.image import cache, kernel
+from appliance.image import archive, cache, kernel, locks
+from appliance.image.archive import SUITE, Deb
 from appliance.image.recipe import Recipe
 from appliance.image.recipe import listed as listed_in
 from appliance.image.recipe import read as read_recipe
 
-SUITE = "trixie"
 listed = listed_in
 BOOTSTRAP_TIMEOUT = 1800.0  # seconds; half a minute with a near mirror
 
@@ -22,16 +22,50 @@ DPKG_DATABASE = Path("usr/lib/sysvm/dpkg")  # on the root, with what it describe
 _UNREAD = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
 
 
+# They would make units that no file of ours names, and each costs a process at boot.
+_MASKED_GENERATORS = (
+    "debug",  # a shell without a password, for who edits the kernel's command line
+    "getty",  # log-in prompts, where nobody can log in
+    "gpt-auto",  # mounts whatever partitions look like somebody's
+    "hibernate-resume",
+    "rc-local",
+    "run",
+    "ssh",  # a socket for SSH over the hypervisor's vsock
+    "system-update",
+    "sysv",
+    "tpm2",
+)
+# What is of no use in the template, or would make each build another.
+_LEFTOVERS = (
+    "etc/*-",
+    "etc/.pwd.lock",
+    "var/backups/**/*",
+    "var/cache/apt/**/*",
+    "var/cache/debconf/*-old",
+    "var/cache/ldconfig/aux-cache",
+    "var/lib/apt/lists/**/*",
+    "var/lib/dpkg/*-old",
+    "var/lib/dpkg/lock*",
+    "var/lib/systemd/random-seed",
+    "var/log/**/*",
+)
+_QUICK = "force-unsafe-io"  # a build that is cut short is thrown away
+_FILE_MIRROR = "/usr/share/mmdebstrap/hooks/file-mirror-automount"  # part of mmdebstrap
+
+
 def key(recipe: Recipe | None = None) -> str:
     """What the packages' layer depends on."""
     recipe = recipe or read_recipe()
-    return cache.digest(Path(__file__), Path(kernel.__file__), *recipe.lists, *mirrors())
+    lock = locks.in_force(recipe)
+    code = (Path(__file__), Path(kernel.__file__))
+    return cache.digest(*code, *recipe.lists, str(lock.epoch), *map(repr, lock.template))
 
 
 def build(root: Path, recipe: Recipe | None = None) -> None:
     """Fill the empty folder `root` with the template's packages, nothing of them started."""
     recipe = recipe or read_recipe()
-    bootstrap(root, recipe.packages, recipe.left_out)
+    lock = locks.in_force(recipe)
+    bootstrap(root, recipe.packages, lock.template, lock.epoch, recipe.left_out)
     if recipe.modules:
         kernel.prune(root, recipe.modules)
     # A host key that is in a template is everybody's.
@@ -47,10 +81,10 @@ def build(root: Path, recipe: Recipe | None = None) -> None:
         mask = root / "etc/systemd/system" / unit
         mask.unlink(missing_ok=True)
         mask.symlink_to("/dev/null")
-    # Units that no file of ours names: a socket for SSH over the hypervisor's vsock.
     generators = root / "etc/systemd/system-generators"
     generators.mkdir(parents=True, exist_ok=True)
-    (generators / "systemd-ssh-generator").symlink_to("/dev/null")
+    for name in _MASKED_GENERATORS:
+        (generators / f"systemd-{name}-generator").symlink_to("/dev/null")
     preset(root, ())
     # Debian's packages enable what they ship; the preset takes it back.
     run(["chroot", str(root), "systemctl", "preset-all"], timeout=60)
@@ -59,8 +93,8 @@ def build(root: Path, recipe: Recipe | None = None) -> None:
         run(["chroot", str(root), *stale], timeout=60)
     for stamp in ("etc/.updated", "var/.updated"):
         (root / stamp).touch()
-    for leftover in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
-        for path in (root / leftover).rglob("*"):
+    for leftover in _LEFTOVERS:
+        for path in sorted(root.glob(leftover)):
             if path.is_file():
                 path.unlink()
     # It describes the root file system, and so lies on it; /var is the VM's own state.
@@ -77,71 +111,82 @@ def preset(root: Path, units: tuple[str, ...]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def bootstrap(root: Path, packages: tuple[str, ...], left_out: tuple[str, ...] = _UNREAD) -> None:
+def bootstrap(
+    root: Path,
+    packages: tuple[str, ...],
+    debs: Iterable[Deb],
+    epoch: int,
+    left_out: tuple[str, ...] = _UNREAD,
+) -> None:
     """Install Debian's essential packages, apt and these into the empty folder `root`.
 
-    `left_out` are patterns of paths that are not unpacked; `+` in front makes an exception.
+    They come from the files `debs`, and from nowhere else. What is made on the way carries the
+    time `epoch`, in seconds since 1970, where it can. `left_out` are patterns of paths that are
+    not unpacked; `+` in front makes an exception. Raises ApplianceError.
     """
     tools.need_root()
     tools.need("mmdebstrap", "unshare")
     if shutil.which("dpkg-deb") is None:
         raise ApplianceError("dpkg is not here", "build on Debian or Ubuntu")
+    files = archive.fetch(debs, locks.kept())
+    name = cache.digest(Path(archive.__file__), *map(repr, sorted(files)))
+    repository = cache.make("repository", name, lambda new: archive.repository(files, new))
     argv = [
-        # Whatever becomes of it, its mounts of /proc and /dev go with its own name space.
-        *("unshare", "--mount", "--propagation", "private"),
+        # Whatever becomes of it, its mounts of /proc and /dev go with its own name space. No
+        # network: what the lock does not name must not get in.
+        *("unshare", "--net", "--mount", "--propagation", "private"),
         "mmdebstrap",
         "--variant=apt",
         "--mode=root",
-        "--architectures=amd64",
+        f"--architectures={archive.ARCHITECTURE}",
         f"--include={','.join(packages)}",
         *(f"--dpkgopt={_path_rule(pattern)}" for pattern in left_out),
+        f"--dpkgopt={_QUICK}",
+        f"--hook-dir={_FILE_MIRROR}",
         SUITE,
         str(root),
-        *mirrors(),
+        f"deb [trusted=yes] file://{repository} ./",
     ]
     try:
-        run(argv, timeout=BOOTSTRAP_TIMEOUT, env=tools.passed_on())
+        run(argv, timeout=BOOTSTRAP_TIMEOUT, env={"SOURCE_DATE_EPOCH": str(epoch)})
     except CommandFailed as error:
         raise ApplianceError(
-            f"mmdebstrap could not build Debian {SUITE}: {_last_errors(error)}",
-            "if a mirror does not answer, set SYSVM_MIRROR and SYSVM_SECURITY_MIRROR to ones that "
-            "do (an empty SYSVM_SECURITY_MIRROR leaves security updates out)",
+            f"Debian {SUITE} could not be installed from what is locked: {archive.said(error)}",
+            "a lock serves the packages that it was made for: `sysvm image lock` makes a new one",
         ) from error
+    finally:
+        cache.forget("repository", name)
+    _forget_build(root, repository)
+    _check_installed(root, files)
+
+
+def _forget_build(root: Path, repository: Path) -> None:
+    """Remove what tells of the build machine, and what served the build alone."""
+    # mmdebstrap's mount point for the repository.
+    for folder in (repository, *repository.parents):
+        inside = root / folder.relative_to("/")
+        if inside == root or not inside.is_dir() or any(inside.iterdir()):
+            break
+        inside.rmdir()
+    # The template is replaced, and not upgraded: it has no package source.
+    (root / "etc/apt/sources.list").write_text("")
+    options = root / "etc/dpkg/dpkg.cfg.d/99mmdebstrap"
+    options.write_text(options.read_text().replace(f"{_QUICK}\n", ""))
+
+
+def _check_installed(root: Path, debs: Iterable[Deb]) -> None:
+    query = ("dpkg-query", f"--admindir={root / 'var/lib/dpkg'}", "--show")
+    shown = run([*query, "--showformat=${Package} ${Version}\\n"], timeout=60).text
+    installed = {tuple(line.split()) for line in shown.splitlines()}
+    locked = {(deb.name, deb.version) for deb in debs}
+    if installed != locked:
+        names = ", ".join(sorted(" ".join(pair) for pair in installed ^ locked))
+        raise ApplianceError(
+            f"what the lock names and what was installed differ: {names}",
+            "a lock serves the packages that it was made for: `sysvm image lock` makes a new one",
+        )
 
 
 def _path_rule(pattern: str) -> str:
     kind = "include" if pattern.startswith("+") else "exclude"
     return f"path-{kind}={pattern.removeprefix('+')}"
-
-
-def mirrors() -> tuple[str, ...]:
-    """The package sources, as sources.list lines; none of them means mmdebstrap's own defaults.
-
-    SYSVM_MIRROR replaces Debian's main mirror. Most mirrors carry the security suite beside it,
-    under `debian-security`; SYSVM_SECURITY_MIRROR says otherwise. DIB's own names for the two,
-    DIB_DISTRIBUTION_MIRROR and DIB_DEBIAN_SECURITY_MIRROR, serve where ours are not set.
-    """
-    return tuple(_mirrors())
-
-
-def _mirrors() -> Iterator[str]:
-    main = _setting("SYSVM_MIRROR", "DIB_DISTRIBUTION_MIRROR", "").rstrip("/")
-    if not main:
-        return
-    beside = f"{main.removesuffix('/debian')}/debian-security"
-    names = ("SYSVM_SECURITY_MIRROR", "DIB_DEBIAN_SECURITY_MIRROR")
-    security = _setting(*names, beside).rstrip("/")
-    yield f"deb {main} {SUITE} main"
-    yield f"deb {main} {SUITE}-updates main"
-    if security:
-        yield f"deb {security} {SUITE}-security main"
-
-
-def _setting(ours: str, dibs: str, default: str) -> str:
-    return os.environ.get(ours, os.environ.get(dibs, default))
-
-
-def _last_errors(error: CommandFailed) -> str:
-    lines = error.stderr.decode(errors="replace").splitlines()
-    telling = [line for line in lines if line.startswith(("E:", "Err:", "W: Failed"))]
-    return " ".join(telling[-4:]) or error.reason

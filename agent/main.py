@@ -179,10 +179,10 @@ def _watch(engine: Engine, stop: threading.Event) -> None:
     while not stop.wait(WATCH_INTERVAL):
         rounds += 1
         try:
+            drift = (*describe(engine.drift()), *_legacy())
             if (current := engine.state().current) != seen:
                 seen = current
                 memory.give_back()
-            drift = (*describe(engine.drift()), *_legacy())
             if rounds % SAVE_EVERY == 0:
                 engine.save_counters()
                 engine.tidy()

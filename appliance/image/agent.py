@@ -20,6 +20,9 @@ _PLACES = {
     "sysusers.d": "usr/lib/sysusers.d",
     "sysctl.d": "usr/lib/sysctl.d",
     "modules-load.d": "usr/lib/modules-load.d",
+    "journald.conf.d": "usr/lib/systemd/journald.conf.d",
+    "logind.conf.d": "usr/lib/systemd/logind.conf.d",
+    "system.conf.d": "usr/lib/systemd/system.conf.d",
     "share": "usr/lib/sysvm",
 }
 _LAUNCHER = """\

@@ -16,7 +16,7 @@ def validation_problems(error: pydantic.ValidationError, *prefix: object) -> Ite
         match detail["type"]:
             case "sysvm":
                 message, hint = context["message"], context["hint"]
-            case "extra_forbidden":
+            case "extra_forbidden" | "unexpected_keyword_argument":
                 message = "is not known here"
             case "missing":
                 message = "is missing"

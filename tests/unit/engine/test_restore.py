@@ -1,0 +1,144 @@
+"""The boot configuration and the engine: at the first boot, when it changes, when it is late."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.document.boot import BootConfig, parse
+from agent.engine.model import Committed, Degraded, Family, Provisional, Table, Unchanged
+from agent.engine.restore import document_of
+from agent.engine.store import Store
+from agent.engine.transaction import Engine
+from tests.unit.engine.documents import BOOT, router
+from tests.unit.engine.memory import (
+    CONTROL,
+    GUEST,
+    PUBLIC,
+    MemoryHost,
+    OneWriter,
+    PlainDisk,
+    StillClock,
+)
+
+MORE: dict[str, Any] = {
+    **BOOT,
+    "domain": "net1.example.internal",
+    "routes": {"10.0.0.0/8": {"via": "169.254.1.1"}},
+    "nics": {
+        **BOOT["nics"],  # type: ignore[dict-item]
+        GUEST: {"role": "guest", "addresses": {"10.1.1.1/24": {}}},
+        PUBLIC: {"role": "public", "addresses": {"203.0.113.10/24": {}}},
+    },
+}
+MOVED = {**BOOT, "nics": {CONTROL: {"role": "control", "addresses": {"169.254.99.9/16": {}}}}}
+
+
+def config(value: dict[str, Any]) -> BootConfig:
+    return parse(json.dumps(value).encode())
+
+
+class Machine:
+    """A machine in memory that is booted with one configuration or another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.host = MemoryHost()
+        self.clock = StillClock()
+
+    def engine(self, boot: dict[str, Any] | None) -> Engine:
+        known = config(boot) if boot is not None else None
+        store = Store(self.folder, PlainDisk())
+        return Engine(self.host, store, self.clock, OneWriter(), known)
+
+    def boot(self, boot: dict[str, Any] | None) -> Engine:
+        self.host = replace(MemoryHost(), deaths=self.host.deaths)
+        engine = self.engine(boot)
+        self.outcome = engine.restore()
+        return engine
+
+    def addresses(self) -> set[str]:
+        return {str(address.interface) for address in self.host.addresses}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_until_the_first_push_the_control_nic_alone_is_up(machine: Machine) -> None:
+    machine.boot(MORE)
+    assert isinstance(machine.outcome, Committed)
+    assert machine.addresses() == {"169.254.10.2/16"}
+    assert [link.mac for link in machine.host.present.values() if link.up] == [CONTROL]
+    assert {str(route.destination) for route in machine.host.routes} == {"10.0.0.0/8"}
+    assert ":FORWARD DROP" in machine.host.tables[Family.V4, Table.FILTER]
+
+
+def test_what_the_boot_configuration_says_is_in_its_document() -> None:
+    site = document_of(config(MORE)).site
+    assert site.domain == "net1.example.internal"
+    assert list(site.nics) == [CONTROL]
+
+
+def test_another_boot_configuration_takes_the_place_of_the_first(machine: Machine) -> None:
+    machine.boot(BOOT)
+    engine = machine.boot(MOVED)
+    assert machine.addresses() == {"169.254.99.9/16"}
+    again = machine.boot(MOVED)
+    assert again.state().current == engine.state().current
+
+
+def test_what_was_pushed_stays_whatever_the_boot_configuration_becomes(machine: Machine) -> None:
+    machine.boot(BOOT).push(router(1))
+    before = machine.addresses()
+    machine.boot(MOVED)
+    assert machine.addresses() == before
+
+
+def test_without_any_boot_configuration_what_was_pushed_comes_back(machine: Machine) -> None:
+    machine.boot(BOOT).push(router(1))
+    before = machine.addresses()
+    machine.boot(None)
+    assert isinstance(machine.outcome, Committed)
+    assert machine.addresses() == before
+
+
+def test_a_late_boot_configuration_opens_a_vm_that_was_closed(machine: Machine) -> None:
+    machine.boot(None)
+    assert isinstance(machine.outcome, Degraded)
+    assert machine.addresses() == set()
+    assert isinstance(machine.engine(BOOT).adopt(), Committed)
+    assert machine.addresses() == {"169.254.10.2/16"}
+    assert isinstance(machine.engine(BOOT).adopt(), Unchanged)
+
+
+def test_a_late_boot_configuration_replaces_the_one_that_was_kept(machine: Machine) -> None:
+    machine.boot(BOOT)
+    assert isinstance(machine.engine(MOVED).adopt(), Committed)
+    assert machine.addresses() == {"169.254.99.9/16"}
+    machine.boot(MOVED)
+    assert machine.addresses() == {"169.254.99.9/16"}
+
+
+def test_a_late_boot_configuration_leaves_what_was_pushed(machine: Machine) -> None:
+    machine.boot(BOOT).push(router(1))
+    before = machine.addresses()
+    engine = machine.engine(MOVED)
+    engine.adopt()
+    assert machine.addresses() == before
+    assert engine.current().document.generation == 1
+    machine.boot(BOOT)
+    assert machine.addresses() == before
+
+
+def test_a_late_boot_configuration_leaves_a_revision_on_trial_alone(machine: Machine) -> None:
+    engine = machine.boot(BOOT)
+    engine.push(router(1))
+    assert isinstance(engine.push(router(2, nat={}), confirm_within=60), Provisional)
+    number = engine.state().current
+    assert isinstance(machine.engine(MOVED).adopt(), Unchanged)
+    assert machine.engine(BOOT).state().provisional
+    assert machine.engine(BOOT).state().current == number

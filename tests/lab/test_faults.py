@@ -1,7 +1,6 @@
 """Deaths and power cuts at every point of a push: the old revision or the new one, whole."""
 
 import contextlib
-import copy
 import json
 import threading
 from collections.abc import Callable
@@ -11,59 +10,10 @@ from typing import Any
 import pytest
 
 from appliance.lab import Lab
+from appliance.lab.faults import AFTER_COMMIT, FORBIDDEN, POINTS, bare, example
 from appliance.lab.wait import wait_until
 from tests.lab.conftest import EXAMPLE
 from tests.lab.whole import knocking, whole
-
-POINTS = (
-    "received",
-    "staged",
-    "checked",
-    "rehearsed",
-    "journaled",
-    "put-set",
-    "put-table",
-    "set-sysctl",
-    "set-link",
-    "add-address",
-    "add-route",
-    "flip",
-    "start-unit",
-    "forget-flows",
-    "announce",
-    "verified",
-    "probed",
-)
-AFTER_COMMIT = "committed"
-
-# A forward that leads in, and that no ingress rule lets anybody use.
-FORBIDDEN = {
-    "address": "203.0.113.10", "protocol": "tcp", "ports": 9090, "to": "10.1.1.10", "to_ports": 80,
-}  # fmt: skip
-
-
-def example(generation: int) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(EXAMPLE.read_text())
-    document["generation"] = generation
-    document["nat"]["forwards"]["forbidden"] = FORBIDDEN
-    document["nat"]["forwards"]["forbidden-udp"] = {**FORBIDDEN, "protocol": "udp"}
-    return document
-
-
-def bare(generation: int) -> dict[str, Any]:
-    """The example's NICs on their first address alone, without services."""
-    document = copy.deepcopy(example(generation))
-    for name in ("dhcp_dns", "load_balancer", "user_data", "nat", "firewall"):
-        document.pop(name, None)
-    nics = document["site"]["nics"]
-    for nic in nics.values():
-        if nic["role"] == "public":
-            nic["addresses"] = {"203.0.113.10/24": {}}
-            nic.pop("gateway")
-    guests = [mac for mac, nic in nics.items() if nic["role"] == "guest"]
-    for mac in guests:
-        del nics[mac]
-    return document
 
 
 def settled(lab: Lab, generation: int) -> bool:

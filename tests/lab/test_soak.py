@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from appliance.lab import Lab
+from appliance.lab.faults import bare, example
 from appliance.lab.wait import wait_until
-from tests.lab.test_faults import bare, example
 from tests.lab.whole import Whole, whole
 
 LARGEST = 160 * 1024 * 1024  # bytes of the agent's own memory, whatever has been

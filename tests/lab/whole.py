@@ -1,82 +1,19 @@
-"""What traffic could notice of a system VM, as a value: equal before and after, or not."""
+"""What traffic could notice of a lab's system VM, and knocking at it from the lab's internet."""
 
-import json
-import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractContextManager
 
 from appliance.lab import Lab
+from appliance.lab import whole as machine
+from appliance.lab.whole import Whole
 
-UNITS = ("dnsmasq.service", "haproxy.service", "apache2.service", "sysvm-front.service")
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A revision as the machine holds it."""
-
-    firewall: str
-    sets: frozenset[str]
-    addresses: frozenset[str]
-    routes: frozenset[str]
-    units: frozenset[str]
-    files: str
+__all__ = ["Whole", "knocking", "whole"]
 
 
 def whole(lab: Lab) -> Whole:
     """The machine as it is now."""
-
-    def said(*argv: str) -> str:
-        return lab.vm.run(list(argv), check=False).text
-
-    firewall = "".join(
-        f"IPv{version}\n{tables(said(program))}"
-        for version, program in ((4, "iptables-nft-save"), (6, "ip6tables-nft-save"))
-    )
-    links: list[dict[str, Any]] = json.loads(said("ip", "-j", "address"))
-    addresses = frozenset(
-        f"{link['ifname']} {address['local']}/{address['prefixlen']} mtu {link['mtu']}"
-        for link in links
-        for address in link["addr_info"]
-        if address["scope"] == "global"
-    )
-    states = said("systemctl", "is-active", *UNITS).split()
-    files = said("sh", "-c", "cd /run/sysvm/current/ && find . -type f | sort | xargs sha256sum")
-    return Whole(
-        firewall=firewall,
-        sets=frozenset(re.sub(r" initval \S+", "", said("ipset", "save")).splitlines()),
-        addresses=addresses,
-        routes=frozenset(line.strip() for line in said("ip", "route").splitlines()),
-        units=frozenset(u for u, s in zip(UNITS, states, strict=True) if s == "active"),
-        files=files,
-    )
+    return machine.whole(lab.vm)
 
 
-def tables(saved: str) -> str:
-    """What iptables-save prints, without counters and tables that do nothing, tables in order."""
-    text = re.sub(r"^#.*\n", "", re.sub(r"\[\d+:\d+\]", "", saved), flags=re.MULTILINE)
-    found = re.findall(r"^\*\w+$.*?^COMMIT$\n", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(sorted(table for table in found if "-A " in table or " DROP" in table))
-
-
-@contextmanager
-def knocking(lab: Lab, address: str, port: int) -> Iterator[list[str]]:
+def knocking(lab: Lab, address: str, port: int) -> AbstractContextManager[list[str]]:
     """Knock from the internet, TCP and UDP, as fast as one thread can; what got in is listed."""
-    entered: list[str] = []
-    stop = threading.Event()
-
-    def knock() -> None:
-        while not stop.is_set():
-            if lab.internet.reaches(address, port, timeout=0.05):
-                entered.append("tcp")
-            lab.internet.ask(address, port, timeout=0.005)
-
-    thread = threading.Thread(target=knock, daemon=True)
-    thread.start()
-    try:
-        yield entered
-    finally:
-        stop.set()
-        thread.join()
+    return machine.knocking(lab.internet, address, port)

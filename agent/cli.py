@@ -570,20 +570,55 @@ def print_dns(rows: Sequence[Mapping[str, Any]]) -> None:
     say(table(("KIND", "NAME", "VALUE", "FROM"), cells))
 
 
+def print_vpn(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A tunnel's state and traffic in a line; below, what there is to say of each."""
+    tunnels = [row for row in rows if row["connection"]]
+    cells = [
+        (
+            row["child"],
+            row["state"].upper() if row["state"] in {"down", "not loaded"} else row["state"],
+            row["since"] or "-",
+            row["peer"],
+            amount(row["packets_in"]),
+            amount(row["bytes_in"]),
+            amount(row["packets_out"]),
+            amount(row["bytes_out"]),
+        )
+        for row in tunnels
+    ]
+    titles = ("TUNNEL", "STATE", "SINCE", "PEER", ">IN", ">BYTES", ">OUT", ">BYTES")
+    say(table(titles, cells))
+    for row in tunnels:
+        print(f"{plain(row['child'])}")
+        say(_hang("  subnets   ", f"{', '.join(row['local'])} <-> {', '.join(row['remote'])}"))
+        say(_hang("  identity  ", f"{row['local_identity']} <-> {row['remote_identity']}"))
+        if row["ike"]:
+            rekeyed = f", keys renewed {row['rekeyed']}" if row["rekeyed"] else ""
+            say(_hang("  with      ", f"{row['ike']}; {row['esp'] or 'no tunnel yet'}{rekeyed}"))
+        if row["certificate_expires"]:
+            say(_hang("  expires   ", f"{row['certificate_expires']} (the VM's certificate)"))
+        if row["reason"]:
+            say(_hang("  failed    ", f"{row['failed']}: {row['reason']}"))
+    for row in rows:
+        if not row["connection"]:
+            say(_hang("refused     ", f"{row['failed']}: {row['reason']}"))
+
+
 SHOWN: Mapping[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], None]]] = {
-    "interfaces": ("interfaces", print_interfaces),
-    "routes": ("routes", print_routes),
-    "rules": ("rules", print_rules),
-    "nat": ("nat", print_nat),
-    "lb": ("load-balancer", print_balancer),
-    "dhcp": ("dhcp", print_dhcp),
-    "dns": ("dns", print_dns),
+    "interfaces": ("/v1/show/interfaces", print_interfaces),
+    "routes": ("/v1/show/routes", print_routes),
+    "rules": ("/v1/show/rules", print_rules),
+    "nat": ("/v1/show/nat", print_nat),
+    "lb": ("/v1/show/load-balancer", print_balancer),
+    "dhcp": ("/v1/show/dhcp", print_dhcp),
+    "dns": ("/v1/show/dns", print_dns),
+    "vpn": ("/v1/vpn", print_vpn),
 }
 
 
 def show(client: Client, options: argparse.Namespace) -> Any:
     path, printer = SHOWN[options.what]
-    return client.get(f"/v1/show/{path}"), printer
+    return client.get(path), printer
 
 
 # -- the command line --------------------------------------------------------------------------

@@ -294,6 +294,9 @@ class Operations:
     def show_dns(self, _: Call) -> Response:
         return Response(show.dns(self._engine.current().document))
 
+    def get_vpn(self, _: Call) -> Response:
+        return Response(show.vpn(self._engine.current().document, self._machine.vpn()))
+
     # -- descriptions -----------------------------------------------------------------------
 
     def get_schema(self, _: Call) -> Response:

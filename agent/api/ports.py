@@ -114,6 +114,57 @@ class LegacyRule:
     rule: str  # as iptables prints it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Association:
+    """A security association that charon has: a tunnel, or a key exchange without one yet."""
+
+    connection: str
+    child: str  # empty for a key exchange that has no tunnel yet
+    state: str  # charon's: CONNECTING, ESTABLISHED; INSTALLED, REKEYING, REKEYED, DELETED ...
+    peer: str  # where the peer is
+    local_identity: str
+    remote_identity: str
+    ike: str  # version and algorithms of the key exchange
+    esp: str = ""  # algorithms of the traffic
+    installed: float = 0.0  # seconds since the epoch
+    bytes_in: int = 0
+    packets_in: int = 0
+    bytes_out: int = 0
+    packets_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FailedHandshake:
+    """Why a tunnel did not come up; `connection` is empty where it would have been none of ours."""
+
+    at: float  # seconds since the epoch
+    connection: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelHistory:
+    """What became of a tunnel since the agent listens, and what went through with former keys."""
+
+    up_since: float | None = None  # seconds since the epoch
+    rekeyed: float | None = None
+    bytes_in: int = 0
+    packets_in: int = 0
+    bytes_out: int = 0
+    packets_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vpn:
+    """What charon has and has done."""
+
+    loaded: frozenset[str]  # connections
+    associations: tuple[Association, ...]
+    failures: Mapping[str, FailedHandshake]  # by connection, since it last came up
+    strangers: tuple[FailedHandshake, ...]  # the last one first
+    histories: Mapping[tuple[str, str], TunnelHistory]  # by connection and child
+
+
 class MachineFailed(Exception):
     """The machine did not do, or did not tell, what it was asked."""
 
@@ -145,6 +196,9 @@ class Machine(Protocol):
 
     def balancer(self) -> tuple[BalancerRow, ...]:
         """The load balancer's statistics; none where none runs."""
+
+    def vpn(self) -> Vpn:
+        """IPsec: what charon holds; nothing where it does not run."""
 
     def legacy_rules(self) -> tuple[LegacyRule, ...]:
         """Rules that somebody made in the legacy tables."""

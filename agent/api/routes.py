@@ -17,7 +17,16 @@ from agent.api.answers import (
 )
 from agent.api.ports import BalancerRow
 from agent.api.problems import Kind
-from agent.api.show import DhcpRow, DnsRow, InterfaceRow, NatRow, RouteRow, RuleRow, ServiceRow
+from agent.api.show import (
+    DhcpRow,
+    DnsRow,
+    InterfaceRow,
+    NatRow,
+    RouteRow,
+    RuleRow,
+    ServiceRow,
+    VpnRow,
+)
 from agent.api.status import Status
 
 LONGEST_DOCUMENT = 16 * 1024 * 1024  # bytes
@@ -315,6 +324,14 @@ ROUTES: tuple[Route, ...] = (
         kinds=(p.BAD_REQUEST, p.NO_SUCH_UNIT, p.MACHINE_FAILED),
         path_parameters=(UNIT,),
         query=(LINES,),
+    ),
+    _get(
+        "/v1/vpn",
+        "get_vpn",
+        "IPsec tunnels: whether they are up, what goes through, and why not.",
+        tuple[VpnRow, ...],
+        p.NOTHING_APPLIED,
+        p.MACHINE_FAILED,
     ),
     _rows("interfaces", InterfaceRow, "Network interfaces and their addresses."),
     _rows("routes", RouteRow, "Routes, wanted or there.", p.NOTHING_APPLIED),

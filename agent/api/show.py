@@ -4,12 +4,19 @@ All pure; the endpoint collects what they need.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from agent.api.answers import timestamp
-from agent.api.ports import BalancerRow, DhcpLease, UnitReport
+from agent.api.ports import (
+    Association,
+    BalancerRow,
+    DhcpLease,
+    TunnelHistory,
+    UnitReport,
+    Vpn,
+)
 from agent.document.document import Document
 from agent.document.site import NicRole, Site
 from agent.engine import firewall
@@ -30,7 +37,7 @@ from agent.engine.model import (
     Table,
     pointer,
 )
-from agent.services import dhcp_dns
+from agent.services import dhcp_dns, ipsec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,3 +341,93 @@ def _data_servers(section: dhcp_dns.Section, site: Site) -> Iterable[IPAddress]:
         return [section.dns.data_server]
     guests = (nic for nic in site.nics.values() if nic.role is NicRole.GUEST)
     return [address.ip for nic in guests for address in nic.addresses if address.version == 4]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VpnRow:
+    """A tunnel that the document wants; or a handshake that belongs to none, as `refused`."""
+
+    connection: str = ""
+    child: str = ""
+    state: str  # installed, connecting, trap, down, not loaded, refused
+    since: str | None = None  # when it came up
+    rekeyed: str | None = None  # when its keys were last renewed
+    peer: str = ""
+    local_identity: str = ""
+    remote_identity: str = ""
+    local: tuple[str, ...] = ()  # subnets
+    remote: tuple[str, ...] = ()
+    ike: str = ""  # version and algorithms of the key exchange
+    esp: str = ""  # algorithms of the traffic
+    bytes_in: int = 0
+    packets_in: int = 0
+    bytes_out: int = 0
+    packets_out: int = 0
+    reason: str = ""  # of the last failure since it came up
+    failed: str | None = None  # when that was
+    certificate_expires: str | None = None
+
+
+# Of these there may be two for a moment, while keys are renewed; the older one is going.
+_UP = frozenset({"INSTALLED", "REKEYING", "UPDATING"})
+
+
+def vpn(document: Document, found: Vpn) -> tuple[VpnRow, ...]:
+    """Tunnels by connection and child, then whoever knocked and was none of them."""
+    section = document.sections.get(ipsec.SECTION)
+    connections = section.connections if isinstance(section, ipsec.Section) else {}
+    rows = [
+        _tunnel(name, tunnel, child, found)
+        for name, tunnel in sorted(connections.items())
+        for child in ipsec.children(name, tunnel)
+    ]
+    rows += [
+        VpnRow(state="refused", reason=stranger.reason, failed=timestamp(stranger.at))
+        for stranger in found.strangers
+    ]
+    return tuple(rows)
+
+
+def _tunnel(name: str, tunnel: ipsec.Tunnel, child: ipsec.Child, found: Vpn) -> VpnRow:
+    own = [one for one in found.associations if one.connection == name]
+    up = [one for one in own if one.child == child.name and one.state in _UP]
+    newest = max(up, key=lambda one: one.installed, default=None)
+    known = newest or (own[0] if own else None)
+    me, peer = ipsec.identities(tunnel)
+    history = found.histories.get((name, child.name), TunnelHistory())
+    failure = found.failures.get(name)
+    since = (history.up_since or newest.installed) if newest else None
+    certificates = tunnel.certificates
+    return VpnRow(
+        connection=name,
+        child=child.name,
+        state=_state(name, tunnel, own, found, up=newest is not None),
+        since=timestamp(since),
+        rekeyed=timestamp(history.rekeyed),
+        peer=known.peer if known else str(tunnel.peer_address or tunnel.peer_name or "any"),
+        local_identity=known.local_identity if known and known.local_identity else me,
+        remote_identity=newest.remote_identity if newest else peer,
+        local=tuple(map(str, child.local)),
+        remote=tuple(map(str, child.remote)),
+        ike=known.ike if known else "",
+        esp=newest.esp if newest else "",
+        bytes_in=history.bytes_in + sum(one.bytes_in for one in up),
+        packets_in=history.packets_in + sum(one.packets_in for one in up),
+        bytes_out=history.bytes_out + sum(one.bytes_out for one in up),
+        packets_out=history.packets_out + sum(one.packets_out for one in up),
+        reason=failure.reason if failure else "",
+        failed=timestamp(failure.at) if failure else None,
+        certificate_expires=timestamp(ipsec.expiry(certificates)) if certificates else None,
+    )
+
+
+def _state(
+    name: str, tunnel: ipsec.Tunnel, own: Sequence[Association], found: Vpn, *, up: bool
+) -> str:
+    if name not in found.loaded:
+        return "not loaded"
+    if up:
+        return "installed"
+    if own:
+        return "connecting"
+    return "trap" if tunnel.start is ipsec.Start.TRAP else "down"

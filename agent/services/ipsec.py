@@ -554,7 +554,7 @@ def _lint_together(section: Section) -> Iterator[Problem]:
                 )
             if tunnel.psk is None or other.psk is None or tunnel.psk == other.psk:
                 continue
-            if _identities(tunnel) == _identities(other):
+            if identities(tunnel) == identities(other):
                 yield Problem(
                     pointer(*path, "psk"),
                     f"is another than {other_name}'s, which has the same two identities",
@@ -573,10 +573,18 @@ def _by_address_alone(tunnel: Tunnel) -> bool:
     return tunnel.version is not IkeVersion.IKEV2 and tunnel.peer_address is None
 
 
-def _identities(tunnel: Tunnel) -> tuple[str, str]:
+def identities(tunnel: Tunnel) -> tuple[str, str]:
     """Who we are, and who the peer has to be."""
     peer = tunnel.peer_identity or str(tunnel.peer_address)
     return tunnel.local_identity or str(tunnel.local_address), peer
+
+
+def expiry(certificates: Certificates) -> float:
+    """When the VM's own certificate ends to be valid, in seconds since the epoch."""
+    from cryptography import x509
+
+    own = x509.load_pem_x509_certificates(certificates.certificate.encode())[0]
+    return own.not_valid_after_utc.timestamp()
 
 
 def _pairs(tunnel: Tunnel) -> Iterator[tuple[IPNetwork, IPNetwork]]:
@@ -619,7 +627,7 @@ _START = {Start.START: "trap|start", Start.TRAP: "trap", Start.PASSIVE: "none"}
 def message(name: str, tunnel: Tunnel) -> Mapping[str, Any]:
     """What charon is told: the connection (as in swanctl.conf(5)), secret, key and CRL."""
     version = _VERSION[tunnel.version]
-    me, peer = _identities(tunnel)
+    me, peer = identities(tunnel)
     local: dict[str, Any] = {"auth": "psk", "id": me}
     remote: dict[str, Any] = {"auth": "psk", "id": peer}
     certificates = tunnel.certificates
@@ -829,7 +837,7 @@ class _Rules:
             self._rule(
                 *mangled,
                 Jump(_CLEAR),
-                f"sysvm: no tunnel's in clear by {nic.name}",
+                f"sysvm: not in clear by {nic.name}",
                 out_nic=nic.name,
                 policy=IpsecPolicy.GOES_OUT_CLEAR,
             )

@@ -58,7 +58,7 @@ from agent.system.rehearsal import Rehearsal
 from agent.system.revisions import Revisions
 from agent.system.run import CommandFailed, run
 from agent.system.units import Units
-from agent.system.vici import Charon
+from agent.system.vici import Charon, Listener
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class LinuxHost:
         self.revisions = Revisions(self.paths)
         self.blobs = Blobs(self.paths)
         self.charon = Charon()
+        self.listener = Listener()  # its thread is the caller's
         self._prober = Prober(self.netlink, self.units)
         self._rehearsal = Rehearsal()
         self._checkers: Scratch | None = None
@@ -203,6 +204,7 @@ class LinuxHost:
                 self.revisions.flip(revision)
             case StartUnit():
                 _try_binds(step.unit.binds)
+                self.listener.wake()  # it may be charon, which has much to say at once
                 self.units.start(step.unit.name)
             case StopUnit():
                 self.units.stop(step.name)

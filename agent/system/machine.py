@@ -4,24 +4,28 @@ import io
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
 from agent.api.ports import (
+    Association,
     BalancerRow,
     DhcpLease,
     Facts,
+    FailedHandshake,
     LegacyRule,
     MachineFailed,
+    TunnelHistory,
     UnitReport,
+    Vpn,
 )
 from agent.engine.host import StepFailed
 from agent.engine.model import UnitState
 from agent.services import dhcp_dns, load_balancer
-from agent.system import dnsmasq, haproxy, legacy
+from agent.system import dnsmasq, haproxy, legacy, vici
 from agent.system.blobs import BlobMissing, BlobRefused, Blobs
 from agent.system.paths import Paths
 from agent.system.run import CommandFailed, run
@@ -38,6 +42,8 @@ class LinuxMachine:
     systemd: Units = field(default_factory=Units)
     leases_file: Path = Path(dhcp_dns.LEASES)
     stats_socket: str = load_balancer.STATS_SOCKET
+    charon: vici.Charon = field(default_factory=vici.Charon)
+    listener: vici.Listener = field(default_factory=vici.Listener)  # its thread is the caller's
 
     def facts(self) -> Facts:
         process = psutil.Process()
@@ -102,6 +108,38 @@ class LinuxMachine:
             for row in rows
         )
 
+    def vpn(self) -> Vpn:
+        try:
+            loaded = frozenset(self.charon.connections())
+            associations = self.charon.associations()
+        except StepFailed as error:
+            raise MachineFailed(error.step, error.reason) from error
+        except vici.CharonFailed as error:
+            raise MachineFailed("ask charon", str(error)) from error
+        now = time.time()
+        return Vpn(
+            loaded=loaded,
+            associations=tuple(
+                row for name, ike in associations for row in _associations(name, ike, now)
+            ),
+            failures={
+                name: FailedHandshake(one.at, name, one.reason)
+                for name, one in self.listener.failures().items()
+            },
+            strangers=tuple(
+                FailedHandshake(one.at, "", f"{one.reason}: {one.said}")
+                for one in self.listener.strangers()
+            ),
+            histories={
+                key: TunnelHistory(
+                    one.up_since,
+                    one.rekeyed,
+                    *(one.counts.get(count, 0) for count in vici.COUNTS),
+                )
+                for key, one in self.listener.tunnels().items()
+            },
+        )
+
     def legacy_rules(self) -> tuple[LegacyRule, ...]:
         try:
             rules = legacy.observe()
@@ -130,6 +168,42 @@ class LinuxMachine:
             return None
         except OSError as error:
             raise MachineFailed("read the blob", os.strerror(error.errno or 0)) from error
+
+
+def _associations(name: str, ike: vici.Message, now: float) -> Iterator[Association]:
+    """The tunnels of an IKE SA; the exchange itself where it has none."""
+    exchange = Association(
+        connection=name,
+        child="",
+        state=ike["state"],
+        peer=ike["remote-host"],
+        local_identity=ike.get("local-id", ""),
+        remote_identity=ike.get("remote-id", ""),
+        ike=" ".join([f"IKEv{ike['version']}", _algorithms(ike)]).strip(),
+    )
+    children = ike.get("child-sas", {}).values()
+    if not children:
+        yield exchange
+    for child in children:
+        yield replace(
+            exchange,
+            child=child["name"],
+            state=child["state"],
+            esp=_algorithms(child) + (" in UDP" if child.get("encap") == "yes" else ""),
+            installed=now - int(child.get("install-time", 0)),
+            bytes_in=int(child.get("bytes-in", 0)),
+            packets_in=int(child.get("packets-in", 0)),
+            bytes_out=int(child.get("bytes-out", 0)),
+            packets_out=int(child.get("packets-out", 0)),
+        )
+
+
+def _algorithms(association: vici.Message) -> str:
+    """In strongSwan's own words, such as AES_GCM_16_256/PRF_HMAC_SHA2_384/ECP_384."""
+    cipher = [association.get("encr-alg"), association.get("encr-keysize")]
+    words = ["_".join(word for word in cipher if word)]
+    words += [association.get(f"{kind}", "") for kind in ("integ-alg", "prf-alg", "dh-group")]
+    return "/".join(word for word in words if word)
 
 
 def _report(state: UnitState) -> UnitReport:

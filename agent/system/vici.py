@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from agent.engine.host import StepFailed
 from agent.engine.model import Connection
@@ -34,6 +34,10 @@ _MARK = "sysvm"  # begins the names of our secrets
 _TIMEOUT = 10.0  # seconds
 _GOODBYE = 500  # milliseconds that a peer has to answer that a tunnel ends
 _LONGEST_PAUSE = 5.0  # seconds between two looks whether charon runs
+_SHORTEST_PAUSE = 0.02
+_SOON = 10.0  # seconds that a start may take
+_MOMENT = 1.0  # seconds
+COUNTS = ("bytes-in", "packets-in", "bytes-out", "packets-out")
 _REMEMBERED = 20  # refusals of handshakes that belong to no connection
 
 log = logging.getLogger(__name__)
@@ -84,15 +88,16 @@ class Charon:
         except CharonFailed as error:
             raise StepFailed(f"unload connection {name}", str(error)) from error
 
-    def associations(self) -> tuple[Message, ...]:
-        """`list-sas`: IKE SAs with their children, as text. Raises CharonFailed."""
+    def associations(self) -> tuple[tuple[str, Message], ...]:
+        """IKE SAs, each with its connection's name, as vici's `list-sas` has them.
+
+        Raises CharonFailed.
+        """
         with self._session() as session:
             if session is None:
                 return ()
             return tuple(
-                {"name": name, **cast("dict[str, Any]", _text(body))}
-                for item in session.list_sas()
-                for name, body in item.items()
+                (name, _text(body)) for item in session.list_sas() for name, body in item.items()
             )
 
     @contextmanager
@@ -178,12 +183,12 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """What has become of a connection's tunnels since the agent began to listen."""
+class Tunnel:
+    """What has become of a CHILD_SA since the agent began to listen; counts of its former keys."""
 
-    failed: Refusal | None = None  # since it last came up
-    up_since: Mapping[str, float] = field(default_factory=dict)  # by child, since the epoch
-    rekeyed: Mapping[str, float] = field(default_factory=dict)
+    up_since: float | None = None  # seconds since the epoch
+    rekeyed: float | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)  # by vici's names: bytes-in …
 
 
 # What charon says when a handshake fails (IKE and CFG groups, level 1), most telling first.
@@ -224,27 +229,49 @@ class Listener:
         self._path = path
         self._now = now
         self._mutex = threading.Lock()
-        self._stories: dict[str, Story] = {}
+        self._awake = threading.Event()
+        self._failed: dict[str, Refusal] = {}
+        self._tunnels: dict[tuple[str, str], Tunnel] = {}
         self._refusals: deque[Refusal] = deque(maxlen=_REMEMBERED)
 
-    def story(self, connection: str) -> Story:
+    def failures(self) -> Mapping[str, Refusal]:
+        """Why connections do not come up, by name; none since they last did."""
         with self._mutex:
-            return self._stories.get(connection, Story())
+            return dict(self._failed)
+
+    def tunnels(self) -> Mapping[tuple[str, str], Tunnel]:
+        """What is known of tunnels, by connection and child."""
+        with self._mutex:
+            return dict(self._tunnels)
 
     def strangers(self) -> tuple[Refusal, ...]:
         """Handshakes that were refused and belong to no connection of ours, the last one first."""
         with self._mutex:
             return tuple(reversed(self._refusals))
 
+    def wake(self) -> None:
+        """charon may be about to start."""
+        self._awake.set()
+
     def run(self, stop: threading.Event) -> None:
-        """Listen for as long as charon runs, and again when it does again."""
+        """Listen for as long as charon runs, and again when it does again.
+
+        A charon that has just started fails, if it does, at once: so it is looked for often for
+        some seconds after one has gone, or was announced, and now and then at other times.
+        """
+        often = 0.0
         while not stop.is_set():
             if self._path.exists():
                 try:
                     self._listen(stop)
+                    often = time.monotonic() + _SOON
                 except (CharonFailed, OSError) as error:
                     log.debug("charon is not heard: %s", error)
-            stop.wait(_LONGEST_PAUSE)
+            if time.monotonic() < often:
+                stop.wait(_SHORTEST_PAUSE)
+            elif self._awake.wait(_LONGEST_PAUSE):
+                self._awake.clear()
+                often = time.monotonic() + _SOON
 
     def _listen(self, stop: threading.Event) -> None:
         from vici import Session
@@ -259,8 +286,8 @@ class Listener:
                     if stop.is_set():
                         return
                     self.hear(_text(kind), _text(message))
-            except SessionException as error:
-                raise CharonFailed(str(error)) from error
+            except (SessionException, OSError) as error:
+                log.debug("charon is not heard any more: %s", error)
 
     def hear(self, kind: str, message: Message) -> None:
         """One event."""
@@ -283,28 +310,26 @@ class Listener:
         if not name:
             self._refusals.append(refusal)
             return
-        story = self._stories.get(name, Story())
-        before = story.failed
-        # The first line of a failure is the telling one: what follows within a moment follows
-        # from it.
-        if before is None or refusal.at - before.at > 1.0:
-            self._stories[name] = replace(story, failed=refusal)
+        before = self._failed.get(name)
+        # The first line of a failure is the telling one: what is said within a moment of it
+        # follows from it.
+        if before is None or refusal.at - before.at > _MOMENT:
+            self._failed[name] = refusal
 
     def _came_or_went(self, message: Message) -> None:
+        up = message.get("up") == "yes"
         for name, child in _children(message):
-            story = self._stories.get(name, Story())
-            since = dict(story.up_since)
-            since.pop(child, None)
-            if message.get("up") == "yes":
-                since[child] = self._now()
-                story = replace(story, failed=None)
-            self._stories[name] = replace(story, up_since=since)
+            tunnel = self._tunnels.get((name, child), Tunnel())
+            self._tunnels[name, child] = replace(tunnel, up_since=self._now() if up else None)
+            if up:
+                self._failed.pop(name, None)
 
     def _rekeyed(self, message: Message) -> None:
         for name, child in _children(message):
-            story = self._stories.get(name, Story())
-            rekeyed = {**story.rekeyed, child: self._now()}
-            self._stories[name] = replace(story, failed=None, rekeyed=rekeyed)
+            tunnel = self._tunnels.get((name, child), Tunnel())
+            old = message[name]["child-sas"][child].get("old", {})
+            counts = {key: tunnel.counts.get(key, 0) + int(old.get(key, 0)) for key in COUNTS}
+            self._tunnels[name, child] = replace(tunnel, rekeyed=self._now(), counts=counts)
 
 
 def _children(message: Message) -> Iterator[tuple[str, str]]:
@@ -312,7 +337,7 @@ def _children(message: Message) -> Iterator[tuple[str, str]]:
     for name, ike in message.items():
         if isinstance(ike, Mapping):
             for key, child in ike.get("child-sas", {}).items():
-                yield name, str(child.get("name") or child.get("new", {}).get("name") or key)
+                yield name, str(child.get("name", key))
 
 
 # -- when charon starts ----------------------------------------------------------------------------

@@ -281,6 +281,7 @@ SHOWN = {
     "lb": "web       vm2       DOWN         1    0      9   900  9.0k  L4CON",
     "dhcp": "10.1.1.10  02:00:4c:00:01:0a  leased    2027-01-15T09:00:00Z  web",
     "dns": "nothing",
+    "vpn": "nothing",
 }
 
 

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import flask
 
 from agent.api.app import create_app
-from agent.api.ports import BalancerRow, DhcpLease, Facts, LegacyRule, UnitReport
+from agent.api.ports import BalancerRow, DhcpLease, Facts, LegacyRule, UnitReport, Vpn
 from agent.document.document import (
     Document,
     InvalidDocument,
@@ -308,6 +308,7 @@ class FakeMachine:
         self.legacy: tuple[LegacyRule, ...] = (
             LegacyRule(4, "filter", "-A INPUT -p tcp --dport 22 -j ACCEPT"),
         )
+        self.tunnels = Vpn(frozenset(), (), {}, (), {})
         self.lines: tuple[str, ...] = ("2026-11-22T10:00:00+0000 vm1 haproxy[7]: ready",)
 
     def facts(self) -> Facts:
@@ -335,6 +336,10 @@ class FakeMachine:
             BalancerRow("web", "vm2", "DOWN", 1, 0, 9, 900, 9000, "L4CON"),
             BalancerRow("web", "FRONTEND", "OPEN", None, 1, 20, 2000, 20000, ""),
         )
+
+    def vpn(self) -> Vpn:
+        self._begin()
+        return self.tunnels
 
     def legacy_rules(self) -> tuple[LegacyRule, ...]:
         self._begin()

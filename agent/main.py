@@ -152,13 +152,15 @@ def _serve() -> int:
         stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(engine, stop), name="watch", daemon=True)
         watcher.start()
+        hearer = threading.Thread(target=host.listener.run, args=(stop,), name="vpn", daemon=True)
+        hearer.start()
         places = Places()
         if places.port.exists():
             listen = (places, host.links, stop)
             threading.Thread(target=boot.listen, args=listen, name="listen", daemon=True).start()
         signal.signal(signal.SIGTERM, _terminate)
         try:
-            app = create_app(engine, LinuxMachine(paths))
+            app = create_app(engine, LinuxMachine(paths, listener=host.listener))
             serve(app, paths.run / "control.sock", ready=lambda: _notify("READY=1"))
         finally:
             stop.set()

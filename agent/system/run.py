@@ -146,4 +146,5 @@ def _ends_within(pid: int, timeout: float) -> bool:
 
 def _read(stream: IO[bytes]) -> bytes:
     stream.seek(0)
-    return stream.read(LONGEST)
+    # Asked for more than there is, read() first makes room for all of it.
+    return stream.read(min(LONGEST, os.fstat(stream.fileno()).st_size))

@@ -1,6 +1,5 @@
 """The template's Debian packages: a trixie root file system made by mmdebstrap."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path

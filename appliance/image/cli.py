@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from appliance.image import python, rootfs
+from appliance.image import rootfs, wheels
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -13,9 +13,7 @@ console = Console(highlight=False)
 
 @app.command("rootfs")
 def build_rootfs(
-    fresh: Annotated[
-        bool, typer.Option(help="Fetch Debian's packages again, for their newest versions.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option(help="Ask Debian's archive for newer packages.")] = False,
 ) -> None:
     """Build the root file system that the lab boots and the image contains.
 
@@ -34,5 +32,5 @@ def lock() -> None:
 
     Writes image-recipes/python.lock: every version and hash, dependencies included.
     """
-    for pin in python.refresh_lock():
+    for pin in wheels.refresh_lock():
         console.print(pin)

@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from appliance import tools
-from appliance.image import agent, base, cache, python, steps
+from appliance.image import agent, base, cache, locks, python, steps
+from appliance.image.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +30,26 @@ class Layers:
         return (self.agent, self.python, self.base)
 
 
-def layers(*, fresh: bool = False, console: Console | None = None) -> Layers:
+def layers(
+    recipe: Recipe | None = None, *, fresh: bool = False, console: Console | None = None
+) -> Layers:
     """The root file system's layers, built where the cache does not have them.
 
-    `fresh` builds Debian's packages again, to have the newest ones. Raises ApplianceError.
+    `fresh` asks the archive for newer packages. Raises ApplianceError.
     """
     tools.need_root()
+    name = base.key(recipe)
     if fresh:
-        cache.forget("base", base.key())
-    debian = _layer("base", base.key(), "Debian's packages", base.build, console)
+        cache.forget("base", name)
+    debian = _layer(
+        "base", name, "Debian's packages", lambda root: base.build(root, recipe), console
+    )
     environment = _layer("python", python.key(), "the Python environment", python.build, console)
 
     def build_agent(folder: Path) -> None:
         scratch = folder / "scratch"
-        steps.in_private_mounts("agent", environment, debian, scratch)
+        epoch = locks.in_force().epoch
+        steps.in_private_mounts("agent", environment, debian, scratch, epoch=epoch)
         for path in (scratch / "upper").iterdir():
             # A chroot's programs touch /dev, /run and /tmp; none of it is the agent's.
             if path.name in ("etc", "opt", "usr", "var"):

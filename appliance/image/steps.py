@@ -7,6 +7,8 @@ the host never sees them.
 import ctypes
 import os
 import sys
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent.system.run import run
@@ -17,14 +19,17 @@ TIMEOUT = 300.0
 _COMPILE = ("-m", "compileall", "-q", "-o", "2", "--invalidation-mode", "unchecked-hash")
 
 
-def in_private_mounts(step: str, *arguments: Path | str) -> None:
-    """Run one of this module's steps in a process that has mounts of its own."""
+def in_private_mounts(step: str, *arguments: Path | str, epoch: int = 0) -> None:
+    """Run one of this module's steps in a process that has mounts of its own.
+
+    What a step makes depends on its arguments and on `epoch`, in seconds since 1970.
+    """
     source = Path(__file__).resolve().parents[2]
     private = ("unshare", "--mount", "--propagation", "private")
     run(
         [*private, sys.executable, "-m", __name__, step, *map(str, arguments)],
         timeout=TIMEOUT,
-        env={"PYTHONPATH": str(source)},
+        env={"PYTHONPATH": str(source), "SOURCE_DATE_EPOCH": str(epoch)},
     )
 
 
@@ -41,7 +46,9 @@ def venv(builder: Path, wheels: Path, scratch: Path) -> None:
     offline = ("--no-index", "--no-deps", "--quiet", "--disable-pip-version-check")
     sources = [f"/wheels/{path.name}" for path in wheels.glob("*.tar.gz")]
     built = ("wheel", *offline, "--no-build-isolation", "--wheel-dir", "/built")
-    run([*chroot, *pip, *built, *sources], timeout=TIMEOUT)
+    # Debugging information would name pip's temporary folder.
+    env = {"SOURCE_DATE_EPOCH": os.environ["SOURCE_DATE_EPOCH"], "CFLAGS": "-g0"}
+    run([*chroot, *pip, *built, *sources], timeout=TIMEOUT, env=env)
     run([*chroot, "python3", "-m", "venv", "--without-pip", "/opt/sysvm"], timeout=TIMEOUT)
     names = [f"/wheels/{path.name}" for path in wheels.glob("*.whl")]
     names += [f"/built/{path.name}" for path in (root / "built").glob("*.whl")]
@@ -64,6 +71,30 @@ def agent(venv_layer: Path, base_layer: Path, scratch: Path) -> None:
 
     root = overlay((venv_layer, base_layer), scratch)
     install_agent(root)
+
+
+def merge(target: Path, *lowers: Path) -> None:
+    """Copy the root file system that these layers make, topmost first, into `target`."""
+    scratch = Path(tempfile.mkdtemp(prefix="sysvm-merge-"))
+    try:
+        mount("overlay", scratch, "overlay", options=f"lowerdir={':'.join(map(str, lowers))}")
+        run(["cp", "-a", f"{scratch}/.", str(target)], timeout=TIMEOUT)
+        unmount(scratch)
+    finally:
+        scratch.rmdir()
+
+
+def archive(folder: Path, *lowers: Path) -> None:
+    """Write the archive of the root file system that these layers make, topmost first."""
+    from appliance.image import root_archive
+
+    scratch = Path(tempfile.mkdtemp(prefix="sysvm-archive-"))
+    try:
+        mount("overlay", scratch, "overlay", options=f"lowerdir={':'.join(map(str, lowers))}")
+        root_archive.write(scratch, folder, int(os.environ["SOURCE_DATE_EPOCH"]))
+        unmount(scratch)
+    finally:
+        scratch.rmdir()
 
 
 def overlay(lowers: tuple[Path, ...], scratch: Path) -> Path:
@@ -90,7 +121,19 @@ def mount(
         raise OSError(number, f"cannot mount {kind}: {os.strerror(number)}", str(target))
 
 
-_STEPS = {"venv": venv, "agent": agent}
+def unmount(target: Path) -> None:
+    """umount2(2)."""
+    if _LIBC.umount2(os.fsencode(target), 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot unmount: {os.strerror(number)}", str(target))
+
+
+_STEPS: Mapping[str, Callable[..., None]] = {
+    "venv": venv,
+    "agent": agent,
+    "merge": merge,
+    "archive": archive,
+}
 
 if __name__ == "__main__":
     _STEPS[sys.argv[1]](*map(Path, sys.argv[2:]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from appliance import data
-from appliance.image import base, python, recipe
+from appliance.image import archive, base, recipe, wheels
 
 _LISTS = (
     *(f"elements/{path.parent.name}/{path.name}" for path in recipe.list_files()),
@@ -27,7 +27,7 @@ def test_every_entry_of_a_list_says_why(name: str) -> None:
 
 
 def test_every_python_package_is_locked_by_hash() -> None:
-    lines = python.lock_file().read_text().splitlines()
+    lines = wheels.lock_file().read_text().splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==\S+ --hash=sha256:[0-9a-f]{64}", pin) for pin in pins)
     locked = {pin.partition("==")[0] for pin in pins}
@@ -37,13 +37,13 @@ def test_every_python_package_is_locked_by_hash() -> None:
 
 def test_the_default_mirrors_are_the_tools_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SYSVM_MIRROR", raising=False)
-    assert base.mirrors() == ()
+    assert archive.mirrors() == ()
 
 
 def test_a_mirror_of_ones_own_has_security_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYSVM_MIRROR", "http://mirror.test/debian/")
     monkeypatch.delenv("SYSVM_SECURITY_MIRROR", raising=False)
-    assert base.mirrors() == (
+    assert archive.mirrors() == (
         "deb http://mirror.test/debian trixie main",
         "deb http://mirror.test/debian trixie-updates main",
         "deb http://mirror.test/debian-security trixie-security main",
@@ -53,7 +53,7 @@ def test_a_mirror_of_ones_own_has_security_beside_it(monkeypatch: pytest.MonkeyP
 def test_an_empty_security_mirror_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYSVM_MIRROR", "http://mirror.test/debian")
     monkeypatch.setenv("SYSVM_SECURITY_MIRROR", "")
-    assert not any("security" in line for line in base.mirrors())
+    assert not any("security" in line for line in archive.mirrors())
 
 
 def test_the_preset_enables_what_it_names_and_nothing_else(tmp_path: Path) -> None:
@@ -73,4 +73,4 @@ def test_the_preset_enables_what_it_names_and_nothing_else(tmp_path: Path) -> No
 )
 def test_a_downloaded_file_names_its_pin(tmp_path: Path, file: str, pin: str) -> None:
     (tmp_path / file).write_bytes(b"")
-    assert python.pin(tmp_path / file).partition(" ")[0] == pin
+    assert wheels.pin(tmp_path / file).partition(" ")[0] == pin

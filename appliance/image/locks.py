@@ -7,8 +7,10 @@ what it names can be kept, and the image be built again from that, without a net
 import json
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -68,6 +70,35 @@ def make(recipe: Recipe) -> Lock:
     cache.make("resolve", stamp, resolve)
     cache.forget("resolve", stamp)
     return found[0]
+
+
+@contextmanager
+def held(
+    recipe: Recipe, given: Path | None = None, kept: Path | None = None, *, fresh: bool = False
+) -> Iterator[Lock]:
+    """Have this process, and those that it starts, go by one lock: `given`, or the latest.
+
+    Files are looked for in the folder `kept` first. Raises ApplianceError.
+    """
+    lock = read(given) if given else in_force(recipe)
+    if fresh and not given:
+        lock = latest(recipe, fresh=True)
+    before = {name: os.environ.get(name) for name in (LOCK, DEBS, _EPOCH)}
+    with tempfile.NamedTemporaryFile("w", prefix="sysvm-lock-", suffix=".json") as file:
+        file.write(render(lock))
+        file.flush()
+        os.environ[LOCK] = file.name
+        os.environ[_EPOCH] = str(lock.epoch)
+        if kept is not None:
+            os.environ[DEBS] = str(kept.resolve())
+        try:
+            yield lock
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 def in_force(recipe: Recipe | None = None) -> Lock:

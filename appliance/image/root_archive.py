@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.image import cache, listing, locks, rootfs, steps
+from appliance.image import cache, listing, rootfs, steps
 
 TAR, LISTING = "root.tar", "root.mtree"
 _EMPTY = frozenset({"dev", "proc", "run", "sys", "tmp"})
@@ -18,7 +18,7 @@ _EMPTY = frozenset({"dev", "proc", "run", "sys", "tmp"})
 
 def of(layers: rootfs.Layers) -> Path:
     """The folder, in the cache, with root.tar and root.mtree of these layers."""
-    epoch = locks.in_force().epoch
+    epoch = layers.lock.epoch
     code = (Path(__file__), Path(listing.__file__))
     name = cache.digest(*code, str(epoch), *(layer.name for layer in layers.lowers))
 

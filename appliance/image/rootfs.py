@@ -14,16 +14,22 @@ from rich.console import Console
 
 from appliance import tools
 from appliance.image import agent, base, cache, locks, python, steps
+from appliance.image.locks import Lock
 from appliance.image.recipe import Recipe
+from appliance.image.recipe import read as read_recipe
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Read-only folders; `lowers` is how an overlay mount wants them, topmost first."""
+    """Read-only folders, and the lock that they were made from.
+
+    `lowers` is how an overlay mount wants them, topmost first.
+    """
 
     base: Path
     python: Path
     agent: Path
+    lock: Lock
 
     @property
     def lowers(self) -> tuple[Path, ...]:
@@ -38,18 +44,25 @@ def layers(
     `fresh` asks the archive for newer packages. Raises ApplianceError.
     """
     tools.need_root()
-    name = base.key(recipe)
+    recipe = recipe or read_recipe()
     if fresh:
-        cache.forget("base", name)
+        locks.latest(recipe, fresh=True)
+    lock = locks.in_force(recipe)
+    name = base.key(recipe)
     debian = _layer(
         "base", name, "Debian's packages", lambda root: base.build(root, recipe), console
     )
-    environment = _layer("python", python.key(), "the Python environment", python.build, console)
+    environment = _layer(
+        "python",
+        python.key(recipe),
+        "the Python environment",
+        lambda folder: python.build(folder, recipe),
+        console,
+    )
 
     def build_agent(folder: Path) -> None:
         scratch = folder / "scratch"
-        epoch = locks.in_force().epoch
-        steps.in_private_mounts("agent", environment, debian, scratch, epoch=epoch)
+        steps.in_private_mounts("agent", environment, debian, scratch, epoch=lock.epoch)
         for path in (scratch / "upper").iterdir():
             # A chroot's programs touch /dev, /run and /tmp; none of it is the agent's.
             if path.name in ("etc", "opt", "usr", "var"):
@@ -57,7 +70,8 @@ def layers(
         shutil.rmtree(scratch)
 
     name = cache.digest(agent.key(), debian.name, environment.name)
-    return Layers(debian, environment, _layer("agent", name, "the agent", build_agent, console))
+    layer = _layer("agent", name, "the agent", build_agent, console)
+    return Layers(debian, environment, layer, lock)
 
 
 def _layer(

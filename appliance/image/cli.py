@@ -1,19 +1,37 @@
 """`sysvm image`: build the template."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from appliance.image import rootfs, wheels
+from appliance.image import diff, locks, recipe, root_archive, rootfs, wheels
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
 console = Console(highlight=False)
 
 
+LockFile = Annotated[
+    Path | None,
+    typer.Option("--lock", help="Install exactly what this lock names.", dir_okay=False),
+]
+Debs = Annotated[
+    Path | None,
+    typer.Option(help="Take packages' files from this folder, where they are.", file_okay=False),
+]
+
+
 @app.command("rootfs")
 def build_rootfs(
     fresh: Annotated[bool, typer.Option(help="Ask Debian's archive for newer packages.")] = False,
+    lock_file: LockFile = None,
+    debs: Debs = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write it into this folder: root.tar, and root.mtree that lists it."),
+    ] = None,
 ) -> None:
     """Build the root file system that the lab boots and the image contains.
 
@@ -21,16 +39,61 @@ def build_rootfs(
     default, under the hash of what they are made from. SYSVM_MIRROR and SYSVM_SECURITY_MIRROR
     name other Debian mirrors.
     """
-    layers = rootfs.layers(fresh=fresh, console=console)
+    wanted = recipe.read()
+    with locks.held(wanted, lock_file, debs, fresh=fresh):
+        layers = rootfs.layers(wanted, console=console)
+        if output is not None:
+            root_archive.place(layers, output)
     for path in reversed(layers.lowers):
         console.print(str(path), markup=False)
 
 
 @app.command()
-def lock() -> None:
-    """Pin the newest versions of the agent's Python packages that the list of them allows.
+def lock(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("sysvm.lock.json"),
+    debs: Annotated[
+        Path | None,
+        typer.Option(help="Keep every file that it names in this folder, for builds offline."),
+    ] = None,
+    python: Annotated[
+        bool, typer.Option(help="First pin Python's packages anew, in image-recipes/python.lock.")
+    ] = False,
+) -> None:
+    """Lock the newest packages: each file's version, size and SHA-256.
 
-    Writes image-recipes/python.lock: every version and hash, dependencies included.
+    `sysvm image build --lock FILE --debs FOLDER` builds from exactly these again. Debian's archive
+    forgets old versions: keep the files (--debs) of what you may want to build again.
     """
-    for pin in wheels.refresh_lock():
-        console.print(pin)
+    if python:
+        for pin in wheels.refresh_lock():
+            console.print(pin)
+    made = locks.make(recipe.read())
+    if debs is not None:
+        locks.keep(made, debs)
+    file.write_text(locks.render(made))
+    console.print(
+        f"{file}: {len(made.template)} packages of Debian, {len(made.python)} of Python, and "
+        f"{len(made.builder)} to build with",
+        markup=False,
+    )
+
+
+@app.command("diff")
+def show_difference(
+    before: Annotated[Path, typer.Argument(help="A manifest, root.tar, or a folder.")],
+    after: Annotated[Path, typer.Argument(help="Another.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what differs between two images: their packages, and their files.
+
+    Ends with code 1 if something does, like diff.
+    """
+    found = diff.diff(diff.read(before), diff.read(after))
+    if as_json:
+        sys.stdout.write(found.as_json())
+    else:
+        for table in diff.tables(found):
+            console.print(table)
+        console.print(f"{len(found.packages)} packages and {len(found.files)} files differ")
+    if found:
+        raise typer.Exit(1)

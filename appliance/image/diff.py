@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.table import Table
+from rich.text import Text
+
 from appliance.errors import ApplianceError
 from appliance.image import contents, listing
 from appliance.image.deb822 import paragraphs
@@ -91,6 +94,20 @@ def _files(before: Listing, after: Listing) -> Iterator[FileChange]:
         elif one != other:
             differing = (name for name, of in _ASPECTS.items() if of(one) != of(other))
             yield FileChange(path, tuple(differing))
+
+
+def tables(difference: Difference) -> Iterator[Table]:
+    """The difference, to be read by people."""
+    if difference.packages:
+        table = Table("package", "of", "before", "after", box=None, pad_edge=False)
+        for change in difference.packages:
+            table.add_row(change.name, change.kind, change.before or "-", change.after or "-")
+        yield table
+    if difference.files:
+        table = Table("file", "what differs", box=None, pad_edge=False)
+        for file in difference.files:
+            table.add_row(Text(f"/{file.path}"), ", ".join(file.what))
+        yield table
 
 
 def read(path: Path) -> Side:

@@ -5,6 +5,7 @@ attributes only capabilities are kept. What belongs to a running system (/dev, /
 /tmp) is an empty folder.
 """
 
+import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -26,6 +27,14 @@ def of(layers: rootfs.Layers) -> Path:
         steps.in_private_mounts("archive", folder, *layers.lowers, epoch=epoch)
 
     return cache.make("root", name, build)
+
+
+def place(layers: rootfs.Layers, folder: Path) -> None:
+    """Put root.tar and root.mtree of these layers into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = of(layers)
+    for name in (TAR, LISTING):
+        shutil.copyfile(made / name, folder / name)
 
 
 def write(root: Path, folder: Path, epoch: int) -> None:

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from appliance.image import build as builds
 from appliance.image import diff, locks, recipe, root_archive, rootfs, wheels
+from appliance.image.formats import Format
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -21,6 +23,47 @@ Debs = Annotated[
     Path | None,
     typer.Option(help="Take packages' files from this folder, where they are.", file_okay=False),
 ]
+
+
+@app.command()
+def build(
+    formats: Annotated[
+        list[Format] | None, typer.Option("--format", help="What to write. [default: qcow2]")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("build"),
+    recipe_file: Annotated[
+        Path | None, typer.Option("--recipe", help="A recipe of your own, in DIB's format.")
+    ] = None,
+    elements: Annotated[
+        list[str] | None, typer.Option("--element", help="A further element.")
+    ] = None,
+    elements_path: Annotated[
+        list[Path] | None, typer.Option(help="A folder of elements, searched before ours.")
+    ] = None,
+    packages: Annotated[
+        list[str] | None, typer.Option("--package", help="A further package of Debian's.")
+    ] = None,
+    ssh: Annotated[bool, typer.Option("--ssh/--no-ssh", help="Have SSH in it.")] = True,
+    fresh: Annotated[bool, typer.Option(help="Ask Debian's archive for newer packages.")] = False,
+) -> None:
+    """Build the template, as files that hypervisors take.
+
+    SYSVM_CACHE, SYSVM_MIRROR and SYSVM_SECURITY_MIRROR as for `rootfs`. What is in
+    DIB_BOOTLOADER_DEFAULT_CMDLINE is appended to the kernel's command line.
+    """
+    wanted = recipe.read(
+        recipe_file,
+        elements=elements or (),
+        elements_path=elements_path or (),
+        packages=packages or (),
+        ssh=ssh,
+    )
+    with locks.held(wanted, fresh=fresh):
+        built = builds.build(wanted, formats or [Format.QCOW2], output, console)
+    for paths in built.files.values():
+        for path in paths:
+            size = path.stat().st_size / 1e6
+            console.print(f"{path}  {size:.1f} MB", markup=False)
 
 
 @app.command("rootfs")

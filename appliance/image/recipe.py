@@ -31,6 +31,7 @@ class Recipe:
 
     name: str
     elements: tuple[Path, ...]
+    file: Path
     extra_packages: tuple[str, ...] = ()
     extra_elements: tuple[str, ...] = field(default=(), compare=False)
     elements_path: tuple[Path, ...] = field(default=(), compare=False)
@@ -95,6 +96,7 @@ def read(
     return Recipe(
         name,
         tuple(element for element in found if element is not None),
+        path.resolve(),
         tuple(packages),
         added,
         tuple(folder.resolve() for folder in folders),
@@ -116,7 +118,8 @@ def from_environment() -> Recipe:
     names = os.environ["IMAGE_ELEMENT"].split()
     found = (_find(name, folders) for name in names)
     packages = tuple(os.environ.get("SYSVM_PACKAGES", "").split())
-    return Recipe("sysvm", tuple(path for path in found if path is not None), packages)
+    elements = tuple(path for path in found if path is not None)
+    return Recipe("sysvm", elements, data.recipes() / "sysvm.yaml", packages)
 
 
 def _parse(path: Path) -> tuple[str, tuple[str, ...]]:

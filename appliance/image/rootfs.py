@@ -5,8 +5,7 @@ the agent. Editing the agent rebuilds the last one, in about a second.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,11 @@ from rich.console import Console
 from appliance import tools
 from appliance.image import agent, base, cache, locks, python, steps
 from appliance.image.locks import Lock
+from appliance.image.progress import Stages
 from appliance.image.recipe import Recipe
 from appliance.image.recipe import read as read_recipe
+
+STAGES = ("Debian's packages", "the Python environment", "the agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,11 @@ class Layers:
 
 
 def layers(
-    recipe: Recipe | None = None, *, fresh: bool = False, console: Console | None = None
+    recipe: Recipe | None = None,
+    *,
+    fresh: bool = False,
+    console: Console | None = None,
+    stages: Stages | None = None,
 ) -> Layers:
     """The root file system's layers, built where the cache does not have them.
 
@@ -45,19 +51,18 @@ def layers(
     """
     tools.need_root()
     recipe = recipe or read_recipe()
+    stages = stages or Stages(console, STAGES)
+    debs, environs, code = STAGES
     if fresh:
         locks.latest(recipe, fresh=True)
     lock = locks.in_force(recipe)
-    name = base.key(recipe)
-    debian = _layer(
-        "base", name, "Debian's packages", lambda root: base.build(root, recipe), console
-    )
+    debian = _layer("base", base.key(recipe), debs, lambda root: base.build(root, recipe), stages)
     environment = _layer(
         "python",
         python.key(recipe),
-        "the Python environment",
+        environs,
         lambda folder: python.build(folder, recipe),
-        console,
+        stages,
     )
 
     def build_agent(folder: Path) -> None:
@@ -70,25 +75,14 @@ def layers(
         shutil.rmtree(scratch)
 
     name = cache.digest(agent.key(), debian.name, environment.name)
-    layer = _layer("agent", name, "the agent", build_agent, console)
+    layer = _layer("agent", name, code, build_agent, stages)
     return Layers(debian, environment, layer, lock)
 
 
-def _layer(
-    kind: str, name: str, words: str, build: Callable[[Path], None], console: Console | None
-) -> Path:
+def _layer(kind: str, name: str, words: str, build: Callable[[Path], None], stages: Stages) -> Path:
     made = cache.existing(kind, name)
     if made is not None:
+        stages.skip(words)
         return made
-    with _told(words, console):
+    with stages.stage(words):
         return cache.make(kind, name, build)
-
-
-@contextmanager
-def _told(words: str, console: Console | None) -> Iterator[None]:
-    if console is None:
-        yield
-        return
-    with console.status(f"building {words} …"):
-        yield
-    console.print(f"built {words}")

@@ -76,7 +76,10 @@ def refresh_lock() -> tuple[str, ...]:
         pins = sorted(pin(file) for file in folder.iterdir())
     finally:
         cache.forget("resolve", stamp)
-    head = "# Made by `sysvm image lock --python` from python-packages: versions and hashes, for Python 3.13.\n"
+    head = (
+        "# Made by `sysvm image lock --python` from python-packages: versions and hashes, for "
+        f"Python {VERSION}.\n"
+    )
     lock_file().write_text(head + "".join(f"{pin}\n" for pin in pins))
     return tuple(pin.partition(" ")[0] for pin in pins)
 

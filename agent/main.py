@@ -14,9 +14,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from agent import banner
 from agent.document.boot_source import Source
 from agent.document.document import InvalidDocument
 from agent.engine.errors import EngineError, NothingApplied
@@ -25,7 +26,7 @@ from agent.engine.model import Degraded
 from agent.engine.plan import describe
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
-from agent.system import boot, legacy, lock, memory
+from agent.system import boot, legacy, lock, memory, nics
 from agent.system.boot_channels import Places
 from agent.system.clock import SystemClock
 from agent.system.files import Disk
@@ -38,7 +39,6 @@ log = logging.getLogger("sysvm")
 LOCK_WAIT = 5.0  # seconds that a change waits for the one before it
 RESTORE_WAIT = 60.0  # seconds; at boot nobody else is about to finish sooner
 WATCH_INTERVAL = 45.0  # seconds between two looks for drift
-LOOKS = 5  # at the channels, when something came while the VM was up
 SAVE_EVERY = 7  # looks; as often are counters saved, which a power cut would take back
 
 
@@ -58,7 +58,10 @@ def main() -> int:
         case "restore":
             return _restore()
         case "boot":
-            return _boot()
+            try:
+                return _boot()
+            finally:
+                banner.write(Paths(), _store(Paths()))
         case "expire":
             return _expire(arguments.revision)
         case _:
@@ -71,55 +74,75 @@ def _engine(host: LinuxHost, paths: Paths, wait: float) -> Engine:
         with lock.held(paths.lock, wait):
             yield
 
-    store = Store(paths.state, Disk())
+    store = _store(paths)
     return Engine(host, store, SystemClock(), held, boot.load(paths))
+
+
+def _store(paths: Paths) -> Store:
+    """The store, of which the console's banner tells."""
+    return Store(paths.state, Disk(), lambda store: banner.write(paths, store))
 
 
 def _restore() -> int:
     paths = Paths()
+    trouble, again = _bring_up(paths)
+    if trouble:
+        log.critical("the VM stays closed: %s", trouble)
+    banner.write(paths, _store(paths), trouble)
+    return 1 if again else 0
+
+
+def _bring_up(paths: Paths) -> tuple[str, bool]:
+    """What keeps the VM closed, if anything does, and whether trying again may help."""
     with LinuxHost(paths, wait_for_units=False) as host:
         settled = boot.settle(paths, Places(), host.links)
         boot.record(paths, settled)
         if settled.broken:
-            log.critical("the VM stays closed: its boot configuration cannot be used")
-            return 0
+            return "its boot configuration cannot be used", False
+        late = nics.wait(host.links, _wanted_nics(paths), boot.NIC_WAIT)
+        if late:
+            log.error("NICs of the confirmed revision that are not there: %s", ", ".join(late))
         try:
             outcome = _engine(host, paths, RESTORE_WAIT).restore()
         except InvalidDocument as error:
             boot.tell(paths, replace(settled, config=None, problems=error.problems))
-            log.critical("the VM stays closed: %s", error)
-            return 0
+            return str(error), False
         except (EngineError, HostFull, StepFailed, CheckFailed) as error:
-            log.critical("the VM stays closed: %s", error)
-            return 1
-    if isinstance(outcome, Degraded):
-        log.critical("the VM stays closed: %s", outcome.cause)
-        return 0
-    return 0
+            return str(error), True
+    return (outcome.cause, False) if isinstance(outcome, Degraded) else ("", False)
+
+
+def _wanted_nics(paths: Paths) -> Collection[str]:
+    """The MAC addresses of the NICs that the confirmed revision is about."""
+    store = _store(paths)
+    try:
+        confirmed = store.recover().confirmed
+        return () if confirmed is None else store.revision(confirmed).document.site.nics
+    except EngineError:
+        return ()  # the restore finds out, and says it
 
 
 def _boot() -> int:
-    """Go by what channels have had since the last look, until a look brings nothing new."""
+    """Go by what a channel has had since the last look."""
     paths = Paths()
     with LinuxHost(paths) as host:
-        for _ in range(LOOKS):
-            running, settled = boot.load(paths), boot.settle(paths, Places(), host.links)
-            if settled.source in {Source.NONE, Source.KEPT}:
-                return 0
-            if settled.config is None:
-                boot.record(paths, settled, running)
-                return 0
-            if settled.config == running:
-                boot.tell(paths, settled)
-                return 0
-            boot.record(paths, settled)
-            try:
-                outcome = _engine(host, paths, RESTORE_WAIT).adopt()
-            except (EngineError, HostFull, StepFailed, InvalidDocument, CheckFailed) as error:
-                log.critical("the boot configuration from %s: %s", settled.source, error)
-                return 1
-            log.info("boot configuration from %s: %s", settled.source, type(outcome).__name__)
-            host.units.restart("sysvm-agent.service")  # it knows the one before
+        running, settled = boot.load(paths), boot.settle(paths, Places(), host.links)
+        if settled.source in {Source.NONE, Source.KEPT}:
+            return 0
+        if settled.config is None:
+            boot.record(paths, settled, running)
+            return 0
+        if settled.config == running:
+            boot.tell(paths, settled)
+            return 0
+        boot.record(paths, settled)
+        try:
+            outcome = _engine(host, paths, RESTORE_WAIT).adopt()
+        except (EngineError, HostFull, StepFailed, InvalidDocument, CheckFailed) as error:
+            log.critical("the boot configuration from %s: %s", settled.source, error)
+            return 1
+        log.info("boot configuration from %s: %s", settled.source, type(outcome).__name__)
+        host.units.restart("sysvm-agent.service")  # it knows the one before
     return 0
 
 
@@ -147,6 +170,8 @@ def _serve() -> int:
         except (EngineError, HostFull, StepFailed) as error:
             # Whoever asks is told; an agent that ends would be started again for nothing.
             log.critical("cannot recover: %s", error)
+        if not banner.place(paths).exists():
+            banner.write(paths, _store(paths))
         memory.settle()
         memory.give_back()
         stop = threading.Event()

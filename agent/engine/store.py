@@ -12,7 +12,7 @@ the newest whole revision stands in for it (`recover`).
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,11 +89,17 @@ class State:
 
 
 class Store:
-    """The folder `/var/lib/sysvm`; one process at a time writes, under the engine's lock."""
+    """The folder `/var/lib/sysvm`; one process at a time writes, under the engine's lock.
 
-    def __init__(self, folder: Path, disk: Disk) -> None:
+    `settled` is called whenever a state is stored that no transaction is under way in.
+    """
+
+    def __init__(
+        self, folder: Path, disk: Disk, settled: Callable[["Store"], None] | None = None
+    ) -> None:
         self._folder = folder
         self._disk = disk
+        self._settled = settled
         self._latest: Revision | None = None
         self._infos: dict[int, RevisionInfo] = {}
         self._blobs: dict[int, frozenset[str]] = {}
@@ -114,6 +120,8 @@ class Store:
     def put_state(self, state: State) -> None:
         """With `making`, the point at which a transaction is begun; without, committed."""
         self._write("state.json", asdict(state))
+        if self._settled is not None and state.making is None:
+            self._settled(self)
 
     def recover(self) -> State:
         """The state, or the newest whole revision's where state.json cannot be read."""

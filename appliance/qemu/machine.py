@@ -11,11 +11,11 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.system.run import Completed, run
+from agent.system.run import Completed
 from appliance import tools
 from appliance.errors import ApplianceError
 from appliance.lab import network
@@ -229,11 +229,9 @@ class Machine:
         """A file in it. Raises CommandFailed if it is not there."""
         return self.run(["cat", path]).stdout
 
-    def wait_inside(
-        self, condition: Callable[[], bool], timeout: float, what: str, *, every: float = 0.5
-    ) -> None:
-        """Wait until a condition that is looked up in it holds."""
-        wait_until(condition, timeout, what, every=every)
+    def wait_success(self, argv: Sequence[str], timeout: float, what: str) -> None:
+        """Wait until a program in it ends with success."""
+        wait_until(lambda: self.run(argv, check=False).returncode == 0, timeout, what, every=0.5)
 
     def _need_running(self, what: str) -> None:
         if not self.running:
@@ -347,17 +345,3 @@ def _disk(disk: Disk, first: str) -> list[str]:
             controller = "mptsas1068,id=scsi"
     attached = f"scsi-hd,drive=disk,bus=scsi.0{first}"
     return [*argv, "-device", controller, "-device", attached]
-
-
-def overlay(image: Path, form: str, folder: Path, bus: Bus = Bus.VIRTIO) -> Disk:
-    """A disk over this image file: what the machine writes stays in `folder`, the image as it is.
-
-    Made once: later calls find what was written before.
-    """
-    tools.need("qemu-img")
-    path = folder / "disk.qcow2"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        backing = ["-b", str(image.resolve()), "-F", form]
-        run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(path)], timeout=_TIMEOUT)
-    return Disk((f"driver=qcow2,node-name=disk,file.driver=file,file.filename={path}",), bus)

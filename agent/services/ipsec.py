@@ -552,21 +552,38 @@ def _lint_together(section: Section) -> Iterator[Problem]:
                     pointer(*path, "remote_subnets"),
                     f"{pairs[0][0]} to {pairs[0][1]} is {other_name}'s already",
                 )
-            if tunnel.psk is None or other.psk is None or tunnel.psk == other.psk:
-                continue
-            if identities(tunnel) == identities(other):
-                yield Problem(
-                    pointer(*path, "psk"),
-                    f"is another than {other_name}'s, which has the same two identities",
-                )
-            elif _by_address_alone(tunnel) and _by_address_alone(other):
-                yield Problem(
-                    pointer(*path, "psk"),
-                    f"is another than {other_name}'s: IKEv1 finds a pre-shared key by the peer's "
-                    "address, which both leave open",
-                    "one key for both, a peer_address, or ikev2",
-                )
+            yield from _lint_pair(tunnel, path, other, other_name)
         before.append((name, tunnel))
+
+
+def _lint_pair(tunnel: Tunnel, path: Path, other: Tunnel, other_name: str) -> Iterator[Problem]:
+    """What a peer says first must tell which connection it means, and which secret."""
+    same = identities(tunnel) == identities(other)
+    others_secret = None not in {tunnel.psk, other.psk} and tunnel.psk != other.psk
+    if same and _same_ends(tunnel, other):
+        yield Problem(
+            pointer(*path, "peer_identity"),
+            f"cannot be told from {other_name}: both have the same ends and identities",
+            "one connection with all the subnets, or other identities",
+        )
+    elif same and others_secret:
+        yield Problem(
+            pointer(*path, "psk"),
+            f"is another than {other_name}'s, which has the same two identities",
+        )
+    elif others_secret and _by_address_alone(tunnel) and _by_address_alone(other):
+        yield Problem(
+            pointer(*path, "psk"),
+            f"is another than {other_name}'s: IKEv1 finds a pre-shared key by the peer's "
+            "address, which both leave open",
+            "one key for both, a peer_address, or ikev2",
+        )
+
+
+def _same_ends(one: Tunnel, other: Tunnel) -> bool:
+    """Could one peer be at the other end of both?"""
+    peers = {one.peer_address, other.peer_address}
+    return one.local_address == other.local_address and (len(peers) == 1 or None in peers)
 
 
 def _by_address_alone(tunnel: Tunnel) -> bool:

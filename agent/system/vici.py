@@ -152,12 +152,26 @@ def _unload(session: Any, name: str) -> None:
     """The connection first, so that nothing starts its tunnel again; the secrets last."""
     if name in {one for item in session.list_conns() for one in item}:
         session.unload_conn({"name": name})
-    if any(True for _ in list(session.list_sas({"ike": name, "noblock": "yes"}))):
-        for _ in session.terminate({"ike": name, "force": "yes", "timeout": str(_GOODBYE)}):
-            pass
+    if _associated(session, name):
+        _terminate(session, name)
     for one in _text(session.get_shared().get("keys", [])):
         if one.startswith(f"{_MARK}:{name}:"):
             session.unload_shared({"id": one})
+
+
+def _associated(session: Any, name: str) -> bool:
+    return bool(list(session.list_sas({"ike": name, "noblock": "yes"})))
+
+
+def _terminate(session: Any, name: str) -> None:
+    from vici.exception import CommandException
+
+    try:
+        for _ in session.terminate({"ike": name, "force": "yes", "timeout": str(_GOODBYE)}):
+            pass
+    except CommandException:
+        if _associated(session, name):  # else it has ended by itself, for it was unloaded
+            raise
 
 
 def _text(value: Any) -> Any:

@@ -1,0 +1,523 @@
+"""Site-to-site IPsec between two system VMs: up, renewed, refused with its reason, gone, back.
+
+The lab's kernel has no ESP. Its charon does ESP in user space (strongSwan's kernel-libipsec, over a
+TUN device), which needs two things that the product does not have: the plug-in in charon's list,
+and rules that take `ipsec0` for what `-m policy` finds in the kernel's own ESP. Everything else,
+the chains behind those rules included, is the product's. Kernel ESP, traps and `-m policy` itself
+are tested in the image, under QEMU.
+"""
+
+import copy
+import datetime as dt
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa
+
+from agent.document.document import merge
+from appliance.lab import Lab
+from appliance.lab.pki import Authority
+from appliance.lab.vm import SystemVM
+from appliance.lab.wait import wait_until
+from tests.lab.conftest import Boot
+from tests.lab.helpers import Document, frames, settle, wire
+
+A, B = "203.0.113.10", "203.0.113.20"
+GUEST_A, GUEST_B = "10.1.1.10", "10.2.1.10"
+NET_A, NET_B = "10.1.1.0/24", "10.2.1.0/24"
+FAR_A, FAR_B = "10.1.50.0/24", "10.2.50.0/24"  # routed by way of a guest
+SECRET, OTHER_SECRET = "correct-horse-battery-staple", "another-horse-entirely"
+
+_USER_SPACE = """
+cat > /etc/strongswan-lab.conf <<'END'
+include /usr/lib/sysvm/strongswan.conf
+charon-systemd {
+	load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints revocation drbg \
+kernel-libipsec kernel-netlink socket-default vici
+}
+END
+mkdir -p /etc/systemd/system/strongswan.service.d
+printf '[Service]\\nEnvironment=STRONGSWAN_CONF=/etc/strongswan-lab.conf\\n' \
+> /etc/systemd/system/strongswan.service.d/zz-lab.conf
+systemctl daemon-reload
+"""
+# Where -m policy would send what the kernel's ESP had in hand.
+_RULES = """
+for way in 'i in' 'o out'; do set -- $way
+iptables -C FORWARD -$1 ipsec0 -j tunnels-$2 2>/dev/null ||
+iptables -I FORWARD 3 -$1 ipsec0 -j tunnels-$2; done
+"""
+
+
+class Site:
+    """One of the two system VMs, with its document."""
+
+    def __init__(self, vm: SystemVM, document: Document) -> None:
+        self.vm = vm
+        self.document = document
+        self._generations = itertools.count(1)
+
+    def push(self, change: Mapping[str, Any] | None = None) -> list[str]:
+        """Push the document as this merge patch makes it; the plan that was done."""
+        wanted = merge(self.document, change or {})
+        assert isinstance(wanted, dict)
+        wanted["generation"] = next(self._generations)
+        answer = self.vm.request("PUT", "/v1/document", json=wanted)
+        assert answer.status in {200, 201}, answer.text
+        self.document = wanted
+        if wanted.get("ipsec"):
+            self.vm.run(["sh", "-c", _RULES])
+        plan: list[str] = answer.json()["plan"]
+        return plan
+
+    def connection(self, name: str, change: Mapping[str, Any] | None) -> list[str]:
+        """Push a changed connection."""
+        return self.push({"ipsec": {"connections": {name: change}}})
+
+    def tunnels(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.vm.request("GET", "/v1/vpn").json()
+        return rows
+
+    def tunnel(self, child: str) -> dict[str, Any]:
+        return next(row for row in self.tunnels() if row["child"] == child)
+
+    def wait(self, child: str, state: str = "installed") -> dict[str, Any]:
+        """Wait until a tunnel is in this state."""
+
+        def there() -> dict[str, Any]:
+            row = self.tunnel(child)
+            return row if row["state"] == state else {}
+
+        return wait_until(there, 20, f"{child} of {self.vm.name} being {state}")
+
+    def drift(self) -> list[str]:
+        """Drift, less the lab's own rules."""
+        plan: list[str] = self.vm.request("GET", "/v1/drift").json()["plan"]
+        return [line for line in plan if "ipsec0" not in line]
+
+    def spis(self) -> dict[str, set[str]]:
+        """The numbers (SPI) of each tunnel's security associations."""
+        text = self.vm.run(["swanctl", "--list-sas"], check=False).text
+        found: dict[str, set[str]] = {}
+        name = ""
+        for line in text.splitlines():
+            if tunnel := re.match(r"  (\S+): #", line):
+                name = tunnel[1]
+            elif number := re.match(r"    (?:in|out) +([0-9a-f]{8})\b", line):
+                found.setdefault(name, set()).add(number[1])
+        return found
+
+    def charon(self) -> int:
+        argv = ["systemctl", "show", "-P", "MainPID", "strongswan.service"]
+        return int(self.vm.run(argv).text)
+
+
+def document(host: str, macs: tuple[str, str, str], net: str, control: str, own: str) -> Document:
+    guest, control_mac, public = macs
+    return {
+        "schema": 1,
+        "role": "router",
+        "site": {
+            "hostname": host,
+            "nics": {
+                guest: {"role": "guest", "addresses": {f"{net}.1.1/24": {}}},
+                control_mac: {"role": "control", "addresses": {control: {}}},
+                public: {
+                    "role": "public",
+                    "addresses": {f"{own}/24": {}},
+                    "gateway": "203.0.113.1",
+                },
+            },
+            "routes": {f"{net}.50.0/24": {"via": f"{net}.1.10"}},
+        },
+        "nat": {"source_address": own},
+    }
+
+
+def connection(own: str, peer: str, here: str, there: str, **more: object) -> Document:
+    return {
+        "local_address": own,
+        "peer_address": peer,
+        "psk": SECRET,
+        "local_subnets": [here],
+        "remote_subnets": [there],
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def sites(boot_lab: Boot) -> tuple[Site, Site]:
+    """Both VMs with one connection each; B waits for A."""
+    lab = boot_lab("sites")
+    vms = lab.vms["vm"], lab.vms["vm-b"]
+    for vm in vms:
+        vm.wait_ready()
+        vm.run(["sh", "-c", _USER_SPACE])
+    macs = [tuple(nic.mac for nic in vm.spec.nics) for vm in vms]
+    a = Site(vms[0], document("r-1-vm", macs[0], "10.1", "169.254.10.2/16", A))  # type: ignore[arg-type] # three NICs
+    b = Site(vms[1], document("r-2-vm", macs[1], "10.2", "169.254.10.3/16", B))  # type: ignore[arg-type] # three NICs
+    settle(lab.guests["vm1"], GUEST_A)
+    settle(lab.guests["vm-b1"], GUEST_B, "10.2.1.1")
+    b.connection("head", connection(B, A, NET_B, NET_A, start="passive"))
+    a.connection("branch", connection(A, B, NET_A, NET_B))
+    return a, b
+
+
+@pytest.fixture
+def lab(sites: tuple[Site, Site]) -> Lab:
+    return Lab.find(sites[0].vm.lab)
+
+
+@contextmanager
+def restored(*several: Site) -> Iterator[None]:
+    """Both documents again as they were."""
+    before = [copy.deepcopy(one.document) for one in several]
+    try:
+        yield
+    finally:
+        for one, wanted in zip(several, before, strict=True):
+            one.document = wanted
+            one.push()
+
+
+def reached(lab: Lab) -> bool:
+    return lab.guests["vm1"].pings(GUEST_B)
+
+
+def begin(site: Site, child: str) -> None:
+    """Begin a tunnel: user-space ESP does not know the trap that the next packet would spring."""
+    argv = ["swanctl", "--initiate", "--child", child, "--timeout", "5"]
+    site.vm.run(argv, check=False)
+
+
+def test_tunnel_carries_traffic_untranslated(lab: Lab, sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    a.wait("branch")
+    b.wait("head")
+    before = a.tunnel("branch")["packets_in"]
+    assert lab.guests["vm1"].pings(GUEST_B, count=3)
+    with lab.guests["vm-b1"].serve(80):
+        body = lab.guests["vm1"].get(f"http://{GUEST_B}/").body
+        assert body.decode().strip() == f"vm-b1 sees {GUEST_A}"
+    assert lab.guests["vm-b1"].pings(GUEST_A)
+    row = a.tunnel("branch")
+    assert row["packets_in"] >= before + 5
+    assert row["bytes_out"] > 0
+    assert row["peer"] == row["remote_identity"] == B
+    assert (row["local"], row["remote"]) == ([NET_A], [NET_B])
+    assert row["ike"].startswith("IKEv2 AES_GCM_16_256")
+    assert row["reason"] == ""
+
+
+def test_only_what_the_connection_names_passes(lab: Lab, sites: tuple[Site, Site]) -> None:
+    """A guest with an address that B routes, but that the connection does not name."""
+    guest = lab.guests["vm-b1"]
+    guest.run(["ip", "address", "add", "10.2.50.7/32", "dev", guest.nic.name])
+    ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", GUEST_A]
+    assert guest.run([*ping, "-I", "10.2.50.7"], check=False).returncode == 1
+    assert guest.run([*ping, "-I", GUEST_B], check=False).returncode == 0
+    guest.run(["ip", "address", "del", "10.2.50.7/32", "dev", guest.nic.name])
+
+
+def test_keys_are_renewed_under_traffic(lab: Lab, sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    a.wait("branch")
+    old = a.spis()["branch"]
+    before = a.tunnel("branch")
+    argv = ["ping", "-n", "-q", "-i", "0.02", "-c", "150", "-W", "1", GUEST_B]
+    with lab.guests["vm1"].popen(argv) as ping:
+        for what in (["--child", "branch"], ["--ike", "branch"], ["--child", "branch"]):
+            a.vm.run(["swanctl", "--rekey", *what])
+        said = ping.communicate(timeout=30)[0].decode()
+    received = int(re.findall(r"(\d+) received", said)[0])
+    assert received >= 149, said
+    wait_until(lambda: not a.spis()["branch"] & old, 15, "the old keys being gone")
+    row = a.tunnel("branch")
+    assert row["rekeyed"]
+    assert row["packets_out"] >= before["packets_out"] + 145
+    assert row["since"] == before["since"]
+
+
+def test_other_secret_is_told_and_the_other_connection_goes_on(
+    lab: Lab, sites: tuple[Site, Site]
+) -> None:
+    a, b = sites
+    with restored(a, b):
+        names = {"local_identity": "far.b.example", "peer_identity": "far.a.example"}
+        b.connection("far", connection(B, A, FAR_B, FAR_A, start="passive", **names))
+        names = {"local_identity": "far.a.example", "peer_identity": "far.b.example"}
+        plan = a.connection("far", connection(A, B, FAR_A, FAR_B, **names))
+        assert [line for line in plan if "connection " in line] == ["+ connection far"]
+        a.wait("far")
+        far, near, pid = a.spis()["far"], a.spis()["branch"], a.charon()
+        plan = a.connection("branch", {"psk": OTHER_SECRET})
+        assert [line for line in plan if "connection " in line] == ["~ connection branch"]
+        assert OTHER_SECRET not in str(plan)
+        row = wait_until(
+            lambda: next((r for r in a.tunnels() if r["child"] == "branch" and r["reason"]), {}),
+            15,
+            "a reason",
+        )
+        assert row["state"] in {"down", "connecting"}
+        assert row["reason"].startswith("authentication failed")
+        assert not reached(lab)
+        assert "authentication failed" in wait_until(
+            lambda: b.tunnel("head")["reason"], 10, "B's reason"
+        )
+        assert a.spis()["far"] == far
+        assert a.charon() == pid
+        b.connection("head", {"psk": OTHER_SECRET})
+        begin(a, "branch")
+        row = a.wait("branch")
+        assert row["reason"] == ""
+        assert reached(lab)
+        assert not a.spis()["branch"] & near
+        assert a.spis()["far"] == far
+    begin(a, "branch")
+    a.wait("branch")
+    assert [row["child"] for row in a.tunnels() if row["connection"]] == ["branch"]
+    journal = a.vm.run(["journalctl", "--no-pager", "-o", "cat"]).text
+    assert SECRET not in journal
+    assert OTHER_SECRET not in journal
+
+
+def test_algorithms_and_subnets_that_differ_are_told(sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    weak = [{"encryption": "3des", "integrity": "sha1", "dh": "modp1024"}]
+    with restored(a):
+        a.connection("branch", {"ike": weak, "allow_weak": True})
+        wait_until(
+            lambda: a.tunnel("branch")["reason"].startswith("no proposal chosen"), 15, "the reason"
+        )
+        a.connection("branch", {"ike": None, "remote_subnets": [FAR_B], "allow_weak": None})
+        wait_until(
+            lambda: a.tunnel("branch")["reason"].startswith("traffic selectors"), 15, "the reason"
+        )
+    begin(a, "branch")
+    a.wait("branch")
+    assert b.tunnel("head")["state"] == "installed"
+
+
+def test_stranger_is_told(sites: tuple[Site, Site]) -> None:
+    """Whoever knocks and is no connection's peer."""
+    a, b = sites
+    with restored(b, a):
+        b.connection("head", {"peer_address": None, "peer_identity": "hq.example.net"})
+        begin(a, "branch")
+        found = wait_until(
+            lambda: [row for row in b.tunnels() if row["state"] == "refused"], 15, "a refusal"
+        )
+        assert "no connection for the identities" in found[0]["reason"]
+        a.connection("branch", {"local_identity": "hq.example.net"})
+        begin(a, "branch")
+        assert b.wait("head")["remote_identity"] == "hq.example.net"
+    begin(a, "branch")
+    a.wait("branch")
+
+
+def test_without_a_tunnel_nothing_leaves_in_clear(lab: Lab, sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    guest = lab.guests["vm1"]
+
+    def clear(frame: bytes) -> bool:
+        return frame[12:14] == b"\x08\x00" and frame[30:34] == bytes([10, 2, 1, 10])
+
+    with restored(a), wire(lab.internet) as public:
+        a.connection("branch", {"start": "passive"})
+        wait_until(lambda: "branch" not in a.spis(), 10, "the tunnel's end")
+        # B's address has no owner on the public wire but for the gateway, which would get it.
+        for _ in range(3):
+            assert guest.ask(GUEST_B, 9, b"in clear?", timeout=0.2) is None
+        assert guest.reaches("198.51.100.10", 80)
+        seen = list(frames(public))
+        assert any(frame[30:34] == bytes([198, 51, 100, 10]) for frame in seen)
+        assert not [frame for frame in seen if clear(frame)]
+        # The same packet does leave, translated, where no connection names the network.
+        a.push({"ipsec": None})
+        guest.ask(GUEST_B, 9, b"in clear?", timeout=0.2)
+        wait_until(lambda: any(map(clear, frames(public))), 5, "the packet in clear")
+    begin(a, "branch")
+    a.wait("branch")
+    assert reached(lab)
+
+
+def test_removal_ends_tunnel_and_daemon(lab: Lab, sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    assert reached(lab)
+    with restored(a):
+        plan = a.push({"ipsec": None})
+        assert "- connection branch" in plan
+        assert "- stop strongswan.service" in plan
+        assert a.tunnels() == []
+        assert a.charon() == 0
+        assert not reached(lab)
+        b.wait("head", "down")  # it was told
+        chains = a.vm.run(["iptables-save"]).text
+        assert "tunnels-in" not in chains
+        assert "4500" not in chains
+        assert a.drift() == []
+    begin(a, "branch")
+    a.wait("branch")
+
+
+def test_killed_daemon_comes_back_with_its_tunnels(lab: Lab, sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    pid = a.charon()
+    a.vm.run(["kill", "-9", str(pid)])
+    wait_until(lambda: a.charon() not in {0, pid}, 10, "another charon")
+    a.wait("branch")
+    wait_until(lambda: reached(lab), 10, "B's guest")
+    assert a.drift() == []
+
+
+def test_daemon_comes_back_while_the_agent_is_dead(lab: Lab, sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    pid = a.charon()
+    a.vm.run(["systemctl", "stop", "sysvm-agent"])
+    try:
+        a.vm.run(["kill", "-9", str(pid)])
+        wait_until(lambda: a.charon() not in {0, pid}, 10, "another charon")
+        wait_until(lambda: "branch" in a.spis(), 15, "the tunnel")
+        wait_until(lambda: reached(lab), 10, "B's guest")
+    finally:
+        a.vm.run(["systemctl", "start", "sysvm-agent"])
+        a.vm.wait_ready()
+    assert a.drift() == []
+
+
+def test_unloaded_connection_is_drift_and_mended(sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    script = (
+        "from vici import Session; s = Session(); s.unload_conn({'name': 'branch'}); "
+        "s.load_conn({'stray': {'remote_addrs': ['192.0.2.1'], 'children': {'stray': {}}}})"
+    )
+    a.vm.run(["/opt/sysvm/bin/python3", "-c", script])
+    assert sorted(a.drift()) == ["+ connection branch", "- connection stray"]
+    assert a.tunnel("branch")["state"] == "not loaded"
+    answer = a.vm.request("PUT", "/v1/document", json=a.document)
+    assert answer.json()["result"] in {"unchanged", "committed"}, answer.text
+    a.vm.run(["sh", "-c", _RULES])
+    assert a.drift() == []
+    a.wait("branch")
+
+
+def test_certificates_and_the_revoked_one(sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    authority = Authority.create("vpn")
+    head = authority.issue("head", addresses=[B])
+    branch = authority.issue("branch", addresses=[A])
+    ca = authority.identity.certificate
+
+    def with_certificates(one: Any, crl: str | None = None) -> Document:
+        given = {"certificate": one.certificate, "key": one.key, "ca": ca, "crl": crl}
+        return {"psk": None, "certificates": given}
+
+    with restored(b, a):
+        b.connection("head", with_certificates(head, authority.crl()))
+        a.connection("branch", with_certificates(branch))
+        begin(a, "branch")
+        row = a.wait("branch")
+        assert row["certificate_expires"]
+        b.connection("head", with_certificates(head, authority.crl([branch])))
+        begin(a, "branch")
+        reason = wait_until(lambda: b.tunnel("head")["reason"], 15, "the reason")
+        assert "revoked" in reason
+        assert b.tunnel("head")["state"] != "installed"
+    begin(a, "branch")
+    a.wait("branch")
+
+
+def test_ikev1_with_a_tunnel_for_each_pair(sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    old = {"version": "ikev1", "force_encapsulation": True}
+    with restored(b, a):
+        b.connection("head", {**old, "local_subnets": [NET_B, FAR_B]})
+        a.connection("branch", {**old, "remote_subnets": [NET_B, FAR_B]})
+        for child in ("branch-1", "branch-2"):
+            begin(a, child)
+            assert a.wait(child)["ike"].startswith("IKEv1 ")
+        assert {row["child"] for row in b.tunnels() if row["state"] == "installed"} == {
+            "head-1",
+            "head-2",
+        }
+    begin(a, "branch")
+    a.wait("branch")
+
+
+def test_connection_that_charon_refuses_is_rolled_back(sites: tuple[Site, Site]) -> None:
+    """A certificate of a kind that charon does not know, which only charon can tell."""
+    a, _ = sites
+    spis, wanted = a.spis(), copy.deepcopy(a.document)
+    certificate, key = _dsa()
+    given = {
+        "certificate": certificate,
+        "key": key,
+        "ca": Authority.create("x").identity.certificate,
+    }
+    bad = connection(A, "192.0.2.9", FAR_A, "10.99.0.0/24", certificates=given)
+    wanted["ipsec"]["connections"]["bad"] = bad | {"psk": None}
+    wanted["generation"] += 1
+    answer = a.vm.request("PUT", "/v1/document", json=wanted)
+    assert answer.status >= 400, answer.text
+    assert [one["path"] for one in answer.json()["problems"]] == ["/ipsec/connections/bad"]
+    assert "PRIVATE KEY" not in answer.text
+    a.vm.run(["sh", "-c", _RULES])
+    assert a.spis() == spis
+    assert a.drift() == []
+    a.push()
+
+
+def _dsa() -> tuple[str, str]:
+    key = dsa.generate_private_key(2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
+    now = dt.datetime.now(dt.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + dt.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    text = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return built.public_bytes(serialization.Encoding.PEM).decode(), text.decode()
+
+
+def test_reboot_brings_tunnels_back_without_management(lab: Lab, sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    a.vm.reboot()
+    a.vm.wait_ready()
+    a.wait("branch")
+    a.vm.run(["sh", "-c", _RULES])
+    wait_until(lambda: reached(lab), 10, "B's guest")
+    assert a.drift() == []
+
+
+def test_eight_connections(sites: tuple[Site, Site]) -> None:
+    """A push that adds eight, and one that is not about them."""
+    a, _ = sites
+    spis = a.spis()["branch"]
+    with restored(a):
+        eight = {
+            f"c{n}": connection(A, f"192.0.2.{n}", FAR_A, f"10.99.{n}.0/24", start="trap")
+            for n in range(1, 9)
+        }
+        plan = a.push({"ipsec": {"connections": eight}})
+        assert len([line for line in plan if line.startswith("+ connection ")]) == 8
+        plan = a.push({"site": {"domain": "net9.example"}})
+        assert not [line for line in plan if "connection" in line]
+        assert a.spis()["branch"] == spis
+        assert len([row for row in a.tunnels() if row["state"] == "trap"]) == 8
+    assert a.spis()["branch"] == spis

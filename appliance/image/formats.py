@@ -45,12 +45,14 @@ class Machine:
     controller: str
     nic: str
     network: str
+    drive: bool  # for a disc with the boot configuration
 
 
 # ESXi 6.5 and later. VirtualSCSI is what VMware calls pvscsi.
-VMWARE = Machine("vmx-13", "VirtualSCSI", "VmxNet3", "control")
-# VirtualBox attaches a NIC on a network named NAT to its NAT, as Vagrant needs.
-VIRTUALBOX = Machine("virtualbox-2.2", "lsilogic", "E1000", "NAT")
+VMWARE = Machine("vmx-13", "VirtualSCSI", "VmxNet3", "control", drive=True)
+# VirtualBox attaches a NIC on a network named NAT to its NAT, as Vagrant needs. The Vagrantfile
+# adds the drive: what VirtualBox would call an imported one differs between its versions.
+VIRTUALBOX = Machine("virtualbox-2.2", "lsilogic", "E1000", "NAT", drive=False)
 
 
 def write(raw: Path, wanted: Format, target: Path, *, epoch: int = 0) -> tuple[Path, ...]:

@@ -76,7 +76,7 @@ def settle(paths: Paths, places: Places, links: Links) -> Settled:
     if found.source is Source.VIRTIO_SERIAL and not places.from_port.exists():
         boot_channels.answer(places.port, settled.problems)
         if settled.config is not None:
-            files.write(places.from_port, found.data, mode=0o600, durable=False)
+            _hand_on(places, found.data)
     return settled
 
 
@@ -182,7 +182,7 @@ def _apply(paths: Paths, config: BootConfig) -> None:
 def listen(places: Places, links: Links, stop: threading.Event) -> None:
     """Take what the host sends by the virtio-serial port, answer, and hand it on.
 
-    `sysvm-boot.path` sees the file and has the VM go by it.
+    `sysvm-boot-late.path` sees the file, and has the VM go by it.
     """
     while not stop.wait(_LISTEN_PAUSE):
         data = boot_channels.receive(places.port, 0.0)
@@ -193,5 +193,11 @@ def listen(places: Places, links: Links, stop: threading.Event) -> None:
         for problem in settled.problems:
             log.error("boot configuration (%s): %s", settled.source, problem)
         if settled.config is not None:
-            files.write(places.from_port, data, mode=0o600, durable=False)
+            _hand_on(places, data)
         boot_channels.answer(places.port, settled.problems)
+
+
+def _hand_on(places: Places, data: bytes) -> None:
+    """Keep what came by the port where every look of this boot finds it."""
+    files.make_folder(places.from_port.parent, 0o700)
+    files.write(places.from_port, data, mode=0o600, durable=False)

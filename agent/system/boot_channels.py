@@ -64,7 +64,7 @@ class Places:
     file_systems: tuple[str, ...] = ("vfat", "iso9660")
     kernel: Path = Path("/proc/cmdline")
     port: Path = Path("/dev/virtio-ports/org.sysvm.boot.0")
-    from_port: Path = Path("/run/sysvm/boot-from-port.json")  # what came by it, once understood
+    from_port: Path = Path("/run/sysvm/handed-in/port.json")  # what came by it, once understood
     guest_agent: Path = Path("/var/cache/cloud/cmdline")
     kvp_pool: Path = Path("/var/lib/hyperv/.kvp_pool_0")
     blkid: str = "/usr/sbin/blkid"

@@ -73,9 +73,10 @@ def build(root: Path, recipe: Recipe | None = None) -> None:
     # The build machine's name and resolver are nobody else's business.
     (root / "etc/hostname").write_text("sysvm\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
-    (root / "etc/resolv.conf").write_text("")
-    for path in (root / "etc/hostname", root / "etc/resolv.conf"):
-        path.chmod(0o644)
+    (root / "etc/hostname").chmod(0o644)
+    # Written at boot, with whom the boot configuration names.
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").symlink_to("/run/sysvm/resolv.conf")
     for unit in recipe.masked_units:
         mask = root / "etc/systemd/system" / unit
         mask.unlink(missing_ok=True)

@@ -8,8 +8,8 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -37,13 +37,16 @@ def digest(*parts: bytes | str | Path) -> str:
 def existing(kind: str, name: str) -> Path | None:
     """The folder of this kind and content, if it has been made."""
     made = folder() / kind / name
-    return made if made.is_dir() else None
+    if not made.is_dir():
+        return None
+    os.utime(made)
+    return made
 
 
 def make(kind: str, name: str, build: Callable[[Path], None]) -> Path:
     """The folder of this kind and content; `build` fills it if it is not there yet."""
     made = folder() / kind / name
-    if made.is_dir():
+    if existing(kind, name):
         return made
     made.parent.mkdir(parents=True, exist_ok=True)
     with _locked(made.parent / ".lock"):
@@ -69,6 +72,41 @@ def forget(kind: str, name: str) -> None:
         doomed = made.parent / f".partial-{name}"
         made.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def prune(keep: int, used: Iterable[Path] = (), *, now: float, rest: float = 3600.0) -> list[Path]:
+    """Remove all but the newest `keep` folders of each kind; returns what was removed.
+
+    What is in `used`, what is mounted or attached to a loop device, and what was used in the last
+    `rest` seconds (of `now`, the time of day) stays. Builders of the same kind wait.
+    """
+    gone: list[Path] = []
+    held = frozenset(used)
+    mounted = _mounted()
+    for kind in sorted(path for path in folder().iterdir() if path.is_dir()):
+        with _locked(kind / ".lock"):
+            made = [path for path in kind.iterdir() if path.is_dir() and path.name[0] != "."]
+            made.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+            for path in made[keep:]:
+                recent = path.stat().st_mtime > now - rest
+                if recent or path in held or f"{path}" in mounted:
+                    continue
+                doomed = kind / f".partial-{path.name}"
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+                gone.append(path)
+    return gone
+
+
+def _mounted() -> str:
+    """What every process has mounted, as text that names the folders of overlays."""
+    texts = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            # It may end at any moment.
+            with suppress(OSError):
+                texts.add((process / "mountinfo").read_text())
+    return "".join(texts)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`sysvm image`: build the template."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 from rich.console import Console
 
 from appliance.image import build as builds
-from appliance.image import diff, locks, recipe, root_archive, rootfs, wheels
+from appliance.image import cache, diff, locks, recipe, root_archive, rootfs, wheels
 from appliance.image.formats import Format
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
@@ -140,3 +141,17 @@ def show_difference(
         console.print(f"{len(found.packages)} packages and {len(found.files)} files differ")
     if found:
         raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    keep: Annotated[int, typer.Option(help="How many of each kind stay.")] = 3,
+) -> None:
+    """Remove old layers, disks and packages from the cache.
+
+    What a lab is made of stays, and what was used within the last hour.
+    """
+    from appliance.lab import state
+
+    for path in cache.prune(keep, state.layers(), now=time.time()):
+        console.print(f"removed {path}", markup=False)

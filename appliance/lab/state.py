@@ -24,6 +24,12 @@ def names() -> Iterator[str]:
         yield path.parent.name
 
 
+def layers() -> frozenset[Path]:
+    """The layers that labs' system VMs are made of, running or not."""
+    found = (Container(path.parent).settings() for path in folder().glob("*/**/settings.json"))
+    return frozenset(Path(lower) for settings in found for lower in settings.lowers)
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """The folder of one system VM's container, and what is known of its processes."""

@@ -1,10 +1,13 @@
 """The cache: nothing is built twice, and nothing that is half built is used."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from appliance.image import cache
+
+_NOW = 1_000_000.0  # seconds since 1970
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +80,31 @@ def test_the_digest_ignores_compiled_code(tmp_path: Path) -> None:
 
 def test_parts_of_a_digest_do_not_run_into_each_other() -> None:
     assert cache.digest("ab", "c") != cache.digest("a", "bc")
+
+
+def _aged(name: str, age: float) -> Path:
+    made = cache.make("kind", name, lambda _folder: None)
+    os.utime(made, (_NOW - age, _NOW - age))
+    return made
+
+
+def test_pruning_keeps_the_newest_of_each_kind() -> None:
+    old, newer, newest = _aged("a", 30_000), _aged("b", 20_000), _aged("c", 10_000)
+    assert cache.prune(2, now=_NOW) == [old]
+    assert newer.exists()
+    assert newest.exists()
+    assert not list(newest.parent.glob(".partial-*"))
+
+
+def test_pruning_keeps_what_is_used_and_what_was_used_lately() -> None:
+    used, lately, other = _aged("a", 30_000), _aged("b", 10), _aged("c", 40_000)
+    assert cache.prune(0, [used], now=_NOW) == [other]
+    assert used.exists()
+    assert lately.exists()
+
+
+def test_using_a_folder_makes_it_new_again() -> None:
+    made = _aged("a", 30_000)
+    before = made.stat().st_mtime
+    assert cache.existing("kind", "a") == made
+    assert made.stat().st_mtime > before

@@ -62,7 +62,9 @@ def install_agent(root: Path, enter: Sequence[str] | None = None) -> None:
     launcher = root / "usr/bin/sysvmctl"
     launcher.write_text(_LAUNCHER.format(prefix=PREFIX, site=SITE_PACKAGES))
     launcher.chmod(0o755)
-    run([*inside, "systemd-sysusers"], timeout=_TIMEOUT)
+    # The day on which an account was made is the build's epoch, where there is one.
+    day = {name: value for name, value in os.environ.items() if name == "SOURCE_DATE_EPOCH"}
+    run([*inside, "systemd-sysusers"], timeout=_TIMEOUT, env=day)
     run([*inside, "systemctl", "preset-all"], timeout=_TIMEOUT)
 
 

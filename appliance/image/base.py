@@ -1,6 +1,7 @@
 """The template's Debian packages: a trixie root file system made by mmdebstrap."""
 
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -131,7 +132,32 @@ def bootstrap(
     files = archive.fetch(debs, locks.kept())
     name = cache.digest(Path(archive.__file__), *map(repr, sorted(files)))
     repository = cache.make("repository", name, lambda new: archive.repository(files, new))
-    argv = [
+    with tempfile.TemporaryDirectory(prefix="sysvm-") as neutral:
+        # By a path that says nothing of this machine, and that mmdebstrap can mount in the root.
+        place = Path(neutral) / "repository"
+        place.symlink_to(repository)
+        try:
+            run(
+                _mmdebstrap(root, place, packages, left_out),
+                timeout=BOOTSTRAP_TIMEOUT,
+                env={"SOURCE_DATE_EPOCH": str(epoch)},
+            )
+        except CommandFailed as error:
+            raise ApplianceError(
+                f"Debian {SUITE} could not be installed from what is locked: {archive.said(error)}",
+                "a lock serves the packages that it was made for: `sysvm image lock` makes a new "
+                "one",
+            ) from error
+        finally:
+            cache.forget("repository", name)
+        _forget_build(root, place)
+    _check_installed(root, files)
+
+
+def _mmdebstrap(
+    root: Path, repository: Path, packages: tuple[str, ...], left_out: tuple[str, ...]
+) -> list[str]:
+    return [
         # Whatever becomes of it, its mounts of /proc and /dev go with its own name space. No
         # network: what the lock does not name must not get in.
         *("unshare", "--net", "--mount", "--propagation", "private"),
@@ -147,17 +173,6 @@ def bootstrap(
         str(root),
         f"deb [trusted=yes] file://{repository} ./",
     ]
-    try:
-        run(argv, timeout=BOOTSTRAP_TIMEOUT, env={"SOURCE_DATE_EPOCH": str(epoch)})
-    except CommandFailed as error:
-        raise ApplianceError(
-            f"Debian {SUITE} could not be installed from what is locked: {archive.said(error)}",
-            "a lock serves the packages that it was made for: `sysvm image lock` makes a new one",
-        ) from error
-    finally:
-        cache.forget("repository", name)
-    _forget_build(root, repository)
-    _check_installed(root, files)
 
 
 def _forget_build(root: Path, repository: Path) -> None:

@@ -61,11 +61,12 @@ def set_vmdk(path: Path) -> None:
     with path.open("r+b") as file:
         sector, sectors = struct.unpack_from("<QQ", _read(file, 0, 512), 28)
         descriptor = _read(file, sector * 512, sectors * 512)
-        found = re.search(rb"\nCID=([0-9a-f]{8})\n", descriptor)
-        if found is None:
+        # qemu-img leaves leading zeros out; the text is followed by zeros, up to its sectors' end.
+        text, found = re.subn(rb"\nCID=[0-9a-f]{1,8}\n", b"\nCID=00000000\n", descriptor)
+        place = sector * 512 + text.find(b"\nCID=") + len(b"\nCID=")
+        if found != 1 or any(text[len(descriptor) :]):
             raise ApplianceError(f"{path} is not a VMDK as qemu-img writes it")
-        place = sector * 512 + found.start(1)
-        _write(file, place, b"00000000")
+        _write(file, sector * 512, text[: len(descriptor)])
         # ffffffff and fffffffe mean "none".
         _write(file, place, f"{int(sha256(path)[:8], 16) & 0x7FFFFFFF:08x}".encode())
 

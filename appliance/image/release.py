@@ -6,7 +6,7 @@ system), `NAME.lock.json` (to build the same again) and SHA256SUMS of them all, 
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent import __version__
@@ -24,51 +24,47 @@ from appliance.image import (
     templates,
 )
 from appliance.image.formats import Format
-from appliance.image.manifest import Output
+from appliance.image.manifest import Output, Root
 from appliance.image.rootfs import Layers
 
 
-def write(
+def account(
+    files: Mapping[Format, Sequence[Path]],
     raw: Path,
     layers: Layers,
-    wanted: Sequence[Format],
     folder: Path,
     name: str,
     *,
     url: str | None = None,
     sign: str | None = None,
     elements: Sequence[Path] = (),
-) -> Iterator[Path]:
-    """Write the release of the raw disk `raw`, made of these layers; yields each file made.
+) -> tuple[Path, ...]:
+    """Write what accounts for these files, which were made of the raw disk and lie in `folder`.
 
     `url` is where `folder` will be reached, `sign` the key (as gpg's --local-user takes it) that
-    signs the checksums, `elements` folders of elements besides ours. Raises ApplianceError.
+    signs the checksums, `elements` folders of elements besides ours. Returns what was written.
+    Raises ApplianceError.
     """
     if sign is not None:
         tools.need("gpg")
-    lock = layers.lock
-    made: list[Path] = []
-    outputs: dict[Format, tuple[Output, ...]] = {}
     size = formats.capacity(raw)
-    for form, files in formats.write_all(raw, wanted, folder, name, epoch=lock.epoch):
-        outputs[form] = tuple(Output.of(file, size) for file in files)
-        made += files
-        yield from files
+    outputs = {form: tuple(Output.of(file, size) for file in made) for form, made in files.items()}
     root = root_archive.of(layers)
+    archived = Output.of(root / root_archive.TAR, 0)
     listing = folder / f"{name}.mtree"
     shutil.copyfile(root / root_archive.LISTING, listing)
-    archived = Output.of(root / root_archive.TAR, 0)
+    lock = folder / f"{name}.lock.json"
+    lock.write_text(locks.render(layers.lock))
     found = contents.read(*layers.lowers)
-    lock_file = folder / f"{name}.lock.json"
-    lock_file.write_text(locks.render(lock))
+    epoch = layers.lock.epoch
     texts = {
         "manifest": manifest.render(
             name=name,
-            epoch=lock.epoch,
+            epoch=epoch,
             contents=found,
-            root=manifest.Root(archived.sha256, archived.size, listing),
+            root=Root(archived.sha256, archived.size, listing),
             outputs=outputs,
-            lock=lock_file,
+            lock=lock,
             inputs=manifest.inputs(*elements),
             revision=manifest.revision(),
         ),
@@ -77,27 +73,24 @@ def write(
             name=name,
             version=__version__,
             digest=archived.sha256,
-            epoch=lock.epoch,
-            hashes=lock.hashes(),
+            epoch=epoch,
+            hashes=layers.lock.hashes(),
         ),
         "templates": templates.render(
-            {form: files[0].path for form, files in outputs.items()},
-            name=name,
+            {form: made[0].path for form, made in outputs.items()},
+            name="sysvm",
             version=__version__,
             virtual_size=size,
             url=url,
         ),
     }
-    accounts = [listing, lock_file]
+    accounts = [listing, lock]
     for kind, text in texts.items():
-        path = folder / f"{name}.{kind}.json"
-        path.write_text(text)
-        accounts.append(path)
-    yield from accounts
-    sums = checksums.write_sums(folder, [*made, *accounts])
-    yield sums
-    if sign is not None:
-        yield signed(sums, sign)
+        accounts.append(folder / f"{name}.{kind}.json")
+        accounts[-1].write_text(text)
+    images = [file for made in files.values() for file in made]
+    sums = checksums.write_sums(folder, [*images, *accounts])
+    return (*accounts, sums, *((signed(sums, sign),) if sign is not None else ()))
 
 
 def signed(path: Path, key: str) -> Path:

@@ -13,7 +13,7 @@ from agent import __version__
 from agent.system.run import run
 from appliance import tools
 from appliance.errors import ApplianceError
-from appliance.image import checksums, diff, listing, locks, release, sbom
+from appliance.image import checksums, diff, formats, listing, locks, release, sbom
 from appliance.image.archive import Deb
 from appliance.image.formats import Format
 from appliance.image.locks import Lock
@@ -66,7 +66,8 @@ def _release(tmp_path: Path, name: str = "out", version: str = "6.5", **options:
     folder = tmp_path / name
     layers = _layers(tmp_path / f"layers-{name}", version)
     url, sign = options.get("url"), options.get("sign")
-    written = list(release.write(raw, layers, FORMATS, folder, "sysvm", url=url, sign=sign))
+    files = dict(formats.write_all(raw, FORMATS, folder, "sysvm", epoch=EPOCH))
+    written = release.account(files, raw, layers, folder, "sysvm", url=url, sign=sign)
     assert all(path.exists() for path in written)
     return folder
 

@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,14 @@ import pytest
 from agent.system.run import run
 from appliance import tools
 from appliance.errors import ApplianceError
-from appliance.image import archive, checksums, diff, locks, recipe, root_archive
+from appliance.image import archive, checksums, diff, listing, locks, recipe, root_archive
 from appliance.image.locks import Lock
 
 pytestmark = pytest.mark.image
 
 ROOM = 8 << 30  # bytes: two root file systems, two builders, what they are built from
 TIMEOUT = 1800.0
+EPOCH = 1_750_000_000
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -59,7 +60,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def kept(work: Path) -> Kept:
     """A fresh lock, and all that it names."""
-    lock = locks.make(recipe.read())
+    # Of another day than the build's, so that what tells the day is seen.
+    lock = replace(locks.make(recipe.read()), epoch=EPOCH)
     file = work / "lock.json"
     file.write_text(locks.render(lock))
     locks.keep(lock, work / "kept")
@@ -118,6 +120,13 @@ def test_nothing_of_the_build_machine_is_in_it(built: tuple[Path, Path]) -> None
     assert not [name for name in files if name.startswith("var/log/") and name.endswith(".log")]
 
 
+def test_no_account_tells_the_day_of_the_build(built: tuple[Path, Path]) -> None:
+    shadow = listing.member(built[0] / root_archive.TAR, ("etc/shadow",))
+    assert shadow is not None
+    # The third field is the day of the last change, counted from 1970 (shadow(5)).
+    assert {line.split(":")[2] for line in shadow.splitlines()} <= {str(EPOCH // 86400), ""}
+
+
 def test_a_damaged_file_is_refused_by_name(kept: Kept, work: Path) -> None:
     folder = work / "damaged"
     folder.mkdir()
@@ -138,4 +147,5 @@ def test_what_can_no_longer_be_had_is_named_at_once(
     with pytest.raises(ApplianceError) as refused:
         archive.fetch([*gone, *kept.lock.template[3:5]])
     assert all(f"{deb.name} {deb.version}" in refused.value.what for deb in gone)
-    assert not any(deb.version in refused.value.what for deb in kept.lock.template[3:5])
+    there = kept.lock.template[3:5]
+    assert not any(f"{deb.name} {deb.version}" in refused.value.what for deb in there)

@@ -12,22 +12,31 @@ BIN := $(VENV)/bin
 PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset iproute2 iptables \
 	iputils-ping libc6-dev mmdebstrap nftables nmap openssl procps python3-dev systemd-container \
 	tcpdump util-linux
+# What builds an image, unpacks one, and boots it.
+PACKAGES += dosfstools e2fsprogs fdisk mtools ovmf qemu-system-x86 qemu-utils
 # Debian and Ubuntu take the tools for virtual environments out of Python's package.
 PACKAGES += $(shell $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || echo python3-venv)
 
 .PHONY: help
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; \
-	do printf '  make %-10s %s\n' "$$name" "$$words"; done
+	do printf '  make %-11s %s\n' "$$name" "$$words"; done
 
 .PHONY: demo
 demo: .make/packages .make/venv ## Boot a small cloud, push a document, show everything working
 	@$(BIN)/sysvm demo
 
 .PHONY: test
-test: .make/packages .make/venv ## Run all tests, those in the lab included (as root)
+test: .make/packages .make/venv ## Run all tests, in the lab and on a booted image (as root)
 	@$(BIN)/sysvm image rootfs
-	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile --require=lab
+	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile --require=lab -m "not image"
+	@$(BIN)/sysvm image build
+	$(BIN)/pytest --require=image -m image tests/image
+
+.PHONY: test-image
+test-image: .make/packages .make/venv ## Build an image and prove it in every way, for an hour
+	@$(BIN)/sysvm image build
+	$(BIN)/pytest --require=image -m "image or proof" tests/image
 
 .PHONY: test-fast
 test-fast: .make/venv ## Run the tests that need neither root nor the lab, in seconds

@@ -2,7 +2,7 @@
 
 - `--require=lab,image`: a test of such a kind that would be skipped fails instead, so that a
   machine that cannot boot a lab is never taken for one on which the lab's tests passed.
-- Tests marked `fuzz` or `soak` take long; they run only where `-m` names them.
+- Tests marked `fuzz`, `soak` or `proof` take long; they run only where `-m` names them.
 - Properties are tried with examples that are the same in every run. `--hypothesis-profile=fuzz`
   tries many more, new ones each time; a test that sets no `max_examples` of its own follows.
 - A test outside the lab reaches nothing but this machine.
@@ -23,7 +23,7 @@ import pytest
 os.environ.setdefault("PYTHONHASHSEED", "0")
 
 KINDS = ("lab", "image")
-LONG = ("fuzz", "soak")
+LONG = ("fuzz", "soak", "proof")
 _HERE = Path(__file__).parent
 
 hypothesis.settings.register_profile(

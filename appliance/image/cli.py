@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from appliance.errors import ApplianceError
 from appliance.image import build as builds
 from appliance.image import cache, diff, locks, recipe, root_archive, rootfs, wheels
 from appliance.image.formats import Format
+from appliance.qemu.image import bootable
+from appliance.qemu.machine import Firmware
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -46,8 +49,19 @@ def build(
     ] = None,
     ssh: Annotated[bool, typer.Option("--ssh/--no-ssh", help="Have SSH in it.")] = True,
     fresh: Annotated[bool, typer.Option(help="Ask Debian's archive for newer packages.")] = False,
+    lock_file: LockFile = None,
+    debs: Debs = None,
+    url: Annotated[
+        str | None, typer.Option(help="Where the folder will be reached, for templates.json.")
+    ] = None,
+    sign: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Sign SHA256SUMS with this key of gpg's.")
+    ] = None,
 ) -> None:
-    """Build the template, as files that hypervisors take.
+    """Build the template, as files that hypervisors take, and what accounts for them.
+
+    Beside each image are its checksum, a manifest, a bill of materials (CycloneDX), the list of
+    its files, templates.json for a cloud's registration, and the lock that builds it again.
 
     SYSVM_CACHE, SYSVM_MIRROR and SYSVM_SECURITY_MIRROR as for `rootfs`. What is in
     DIB_BOOTLOADER_DEFAULT_CMDLINE is appended to the kernel's command line.
@@ -59,8 +73,8 @@ def build(
         packages=packages or (),
         ssh=ssh,
     )
-    with locks.held(wanted, fresh=fresh):
-        built = builds.build(wanted, formats or [Format.QCOW2], output, console)
+    with locks.held(wanted, lock_file, debs, fresh=fresh):
+        built = builds.build(wanted, formats or [Format.QCOW2], output, console, url=url, sign=sign)
     for paths in built.files.values():
         for path in paths:
             size = path.stat().st_size / 1e6
@@ -155,3 +169,42 @@ def prune(
 
     for path in cache.prune(keep, state.layers(), now=time.time()):
         console.print(f"removed {path}", markup=False)
+
+
+@app.command("test")
+def prove(
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Image files: .qcow2 .raw .vhd .vhdx .vmdk; all of build/ if none."),
+    ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all/--short",
+            help="Every case on every kind of machine, or the most telling ones on the first.",
+        ),
+    ] = False,
+    firmware: Annotated[
+        Firmware | None, typer.Option(help="Only machines that start by this.")
+    ] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(help="Only this case; several can be named.")
+    ] = None,
+) -> None:
+    """Boot images under QEMU, in a cloud of their own, and prove what they promise.
+
+    A guest VM behind each system VM says whether it is served, by DHCP, DNS and address
+    translation; the internet and management are tried from outside. As root; by KVM where it
+    works, which is tried, and by emulation elsewhere. The short form takes a few minutes, all of
+    it an hour. Ends with code 1 if something does not hold.
+    """
+    from appliance.qemu import report
+
+    found = images or sorted(path for path in Path("build").glob("sysvm-*") if bootable(path))
+    if not found:
+        raise ApplianceError("no image in build/", "sysvm image build makes one")
+    verdicts = report.prove(
+        found, console, short=not everything, firmware=firmware, only=case or ()
+    )
+    if not verdicts or not all(verdict.holds for verdict in verdicts):
+        raise typer.Exit(1)

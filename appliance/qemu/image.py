@@ -35,6 +35,11 @@ def image_format(path: Path) -> str:
         ) from None
 
 
+def bootable(path: Path) -> bool:
+    """Whether a file's name says that it is a disk's image."""
+    return path.suffix in FORMATS
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What is in an image: its raw bytes as a sparse file, and where the root file system is."""

@@ -1,7 +1,7 @@
 """A root shell in a machine over its second serial port, for tests.
 
-No image has it: whoever boots the machine hands the unit in as a credential
-(`systemd.extra-unit.*`, systemd-debug-generator(8)). It needs no network, no account and no
+No image has it: whoever boots the machine hands it in, as a rule for udev in a credential
+(systemd.system-credentials(7)), as only a hypervisor can. It needs no network, no account and no
 driver but the serial port's, and so it also tells how a VM is that nobody reaches.
 """
 
@@ -20,22 +20,15 @@ from agent.system.run import CommandFailed, Completed
 from appliance.lab.wait import TookTooLong
 
 PORT = "/dev/ttyS1"
-UNIT = "sysvm-proof.service"
-_SERVICE = f"""\
-[Unit]
-Description=Shell of the proof on the second serial port
-DefaultDependencies=no
-Conflicts=shutdown.target
-[Service]
-ExecStartPre=/usr/bin/stty -F {PORT} raw -echo
-ExecStart=/bin/sh -c 'exec /bin/sh <{PORT} >{PORT} 2>&1'
-Restart=always
-RestartSec=1
-OOMScoreAdjust=-1000
-"""
+UNIT = "sysvm-proof"
+# systemd-run(1) needs neither D-Bus nor a unit file; udev takes rules from credentials.
+_START = (
+    f"/usr/bin/systemd-run --no-block --quiet --unit={UNIT} --property=DefaultDependencies=no "
+    "--property=Restart=always --property=RestartSec=1 --property=OOMScoreAdjust=-1000 "
+    f"/bin/sh -c '/usr/bin/stty -F {PORT} raw -echo; exec /bin/sh <{PORT} >{PORT} 2>&1'"
+)
 CREDENTIALS: Mapping[str, bytes] = {
-    f"systemd.extra-unit.{UNIT}": _SERVICE.encode(),
-    "systemd.unit-dropin.sysinit.target": f"[Unit]\nWants={UNIT}\n".encode(),
+    "udev.rules.sysvm-proof": f'ACTION=="add", KERNEL=="ttyS1", RUN+="{_START}"\n'.encode(),
 }
 """What a machine with systemd is booted with to have the shell."""
 

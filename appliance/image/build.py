@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 import agent
-from appliance import tools
+from appliance import data, tools
 from appliance.image import (
     block_device,
     boot_loader,
@@ -23,6 +23,7 @@ from appliance.image import (
     kernel,
     locks,
     python,
+    release,
     rootfs,
 )
 from appliance.image.formats import Format
@@ -31,15 +32,20 @@ from appliance.image.recipe import Recipe
 from appliance.image.rootfs import Layers
 
 DISK = "the disk"
+ACCOUNTS = "manifest and bill of materials"
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A template: its layers, its raw disk in the cache, and the files of each format."""
+    """A template: its layers, its raw disk in the cache, and the files that were written.
+
+    `accounts` are the manifest and what else is written beside the image (`release`).
+    """
 
     layers: Layers
     disk: Path
     files: dict[Format, tuple[Path, ...]]
+    accounts: tuple[Path, ...]
 
 
 def name() -> str:
@@ -48,15 +54,22 @@ def name() -> str:
 
 
 def build(
-    recipe: Recipe, wanted: Iterable[Format], output: Path, console: Console | None = None
+    recipe: Recipe,
+    wanted: Iterable[Format],
+    output: Path,
+    console: Console | None = None,
+    *,
+    url: str | None = None,
+    sign: str | None = None,
 ) -> Built:
     """Write the template of this recipe to the folder `output` in these formats.
 
-    Goes by the lock in force (`locks.held`). Raises ApplianceError.
+    Goes by the lock in force (`locks.held`). `url` is where `output` will be reached, `sign` the
+    key that signs the checksums. Raises ApplianceError.
     """
     tools.need_root()
     wanted = tuple(dict.fromkeys(wanted))
-    stages = Stages(console, (*rootfs.STAGES, DISK, *wanted))
+    stages = Stages(console, (*rootfs.STAGES, DISK, *wanted, ACCOUNTS))
     layers = rootfs.layers(recipe, stages=stages)
     disk = build_disk(recipe, layers, stages)
     files = {}
@@ -65,7 +78,13 @@ def build(
         with stages.stage(form):
             written, paths = next(made)
         files[written] = paths
-    return Built(layers, disk, files)
+    with stages.stage(ACCOUNTS):
+        own = data.recipes() / "elements"
+        elements = [path for path in recipe.elements if not path.is_relative_to(own)]
+        accounts = release.account(
+            files, disk, layers, output, name(), url=url, sign=sign, elements=elements
+        )
+    return Built(layers, disk, files, accounts)
 
 
 def build_disk(recipe: Recipe, layers: Layers, stages: Stages) -> Path:

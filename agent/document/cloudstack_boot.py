@@ -27,9 +27,8 @@ _GUEST, _CONTROL, _PUBLIC, _STORAGE = (
     NicRole.PUBLIC,
     NicRole.STORAGE,
 )
-# The role, and what eth0, eth1 … are; further ones are like the last. The management NIC of the
-# console proxy and of the secondary storage is a control NIC: CloudStack comes by it on VMware
-# and Hyper-V.
+# The role, and what eth0, eth1 … are; further ones are public. The management NIC of the console
+# proxy and of the secondary storage is a control NIC: CloudStack comes by it on VMware and Hyper-V.
 _TYPES: Mapping[str, tuple[Role, tuple[NicRole, ...]]] = {
     "router": (Role.ROUTER, (_GUEST, _CONTROL, _PUBLIC)),
     "vpcrouter": (Role.VPC_ROUTER, (_CONTROL, _PUBLIC)),
@@ -174,7 +173,7 @@ class _Words:
             numbers.add(order.index(_STORAGE))
         nics = []
         for number in sorted(numbers):
-            role = order[min(number, len(order) - 1)]
+            role = order[number] if number < len(order) else _PUBLIC
             nic: dict[str, Any] = {
                 "role": role.value,
                 "addresses": {address: {} for address in self._addresses(number, role)},

@@ -144,11 +144,10 @@ def test_what_a_nic_is_depends_on_the_type(
     assert config.nics["02:00:00:00:00:00"].gateway == ip_address("10.70.0.1")
 
 
-def test_further_nics_of_a_router_are_public() -> None:
-    assert nic(understand(ROUTER + " eth3ip=198.51.100.9 eth3mask=255.255.255.0"), 3) == (
-        NicRole.PUBLIC,
-        ["198.51.100.9/24"],
-    )
+@pytest.mark.parametrize("kind", ["router", "vpcrouter", "dhcpsrvr", "elbvm", "ilbvm"])
+def test_no_further_nic_is_one_that_management_comes_by(kind: str) -> None:
+    more = change(ROUTER, "type", kind) + " eth3ip=198.51.100.9 eth3mask=255.255.255.0"
+    assert nic(understand(more), 3) == (NicRole.PUBLIC, ["198.51.100.9/24"])
 
 
 def test_ipv6_addresses_and_gateway() -> None:

@@ -84,6 +84,11 @@ class Bench:
             self.vm.wait_shell(READY)
         return self.vm
 
+    def discard(self) -> None:
+        """Switch the system VM off for good: the next one has a fresh disk."""
+        self.vm = self.pushed = None
+        self.cloud.scrap("vm")
+
     def started(self) -> Machine:
         """A system VM that answers management: the one that runs, or a fresh one."""
         if self.vm is None or not self.vm.running:

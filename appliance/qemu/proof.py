@@ -19,8 +19,10 @@ from appliance.lab.faults import AFTER_COMMIT, FORBIDDEN, POINTS, bare, example
 from appliance.lab.node import Node
 from appliance.lab.wait import wait_until
 from appliance.lab.whole import UNITS, Whole, knocking
+from appliance.qemu import channels as channel
 from appliance.qemu import guest
 from appliance.qemu.bench import READY, Bench, difference
+from appliance.qemu.channels import FIRMWARE, GUEST_AGENT, PORT
 from appliance.qemu.cloud import GUEST, VM
 from appliance.qemu.disk import VolatileDisk
 from appliance.qemu.machine import Machine
@@ -443,8 +445,38 @@ def without_configuration(bench: Bench) -> Checks:
         yield check(f"{words}, no network card is up", not up, up)
         reached = [p for p in (22, 8443, _SSH) if bench.cloud.manager.reaches(CONTROL, p)]
         yield check(f"{words}, nothing answers management", not reached, reached)
-    bench.vm = None
-    bench.cloud.scrap("vm")
+    bench.discard()
+
+
+def channels(bench: Bench) -> Checks:
+    """The boot configuration by each channel that QEMU has: management is answered each time."""
+    configuration = bench.cloud.boot_configuration()
+    firmware, labelled = bench.cloud.folder / "firmware", bench.cloud.folder / "drive.img"
+    firmware.write_bytes(configuration)
+    bench.boot(bench.spec(told=False, firmware_files={FIRMWARE: firmware}))
+    bench.cloud.wait_ready(READY)
+    yield _source(bench, "QEMU's firmware files")
+    drive = channel.drive(labelled, configuration)
+    bench.boot(bench.spec(told=False, drives=(drive,)))
+    bench.cloud.wait_ready(READY)
+    yield _source(bench, "a labelled drive")
+    vm = bench.boot(bench.spec(told=False, channels=(PORT,)))
+    broken = channel.send(vm.channel(PORT), b'{"schema": 1}', READY)
+    yield check("a virtio-serial port: a broken one is refused", broken["problems"], broken)
+    answer = channel.send(vm.channel(PORT), configuration, READY)
+    yield check("a virtio-serial port: accepted", answer["result"] == "accepted", answer)
+    bench.cloud.wait_ready(READY)
+    yield _source(bench, "a virtio-serial port")
+    vm = bench.boot(bench.spec(told=False, channels=(GUEST_AGENT,)))
+    channel.write_by_agent(vm.channel(GUEST_AGENT), configuration, READY)
+    bench.cloud.wait_ready(READY)
+    yield _source(bench, "qemu-guest-agent")
+    bench.discard()
+
+
+def _source(bench: Bench, words: str) -> Check:
+    status = bench.cloud.request("GET", "/v1/status")
+    return check(f"{words}: management is answered", status.status == 200, status.text)
 
 
 # -- what listens ----------------------------------------------------------------------------------
@@ -529,6 +561,7 @@ CASES = (
     Case("clock", "the clock is years off", clock),
     Case("power-cut", "power cut in the middle of an apply", power_cut, short=True),
     Case("power-cuts", "power cut at every point of an apply", power_cuts),
+    Case("channels", "the boot configuration by every channel of QEMU's", channels),
     Case("no-configuration", "no boot configuration, or a broken one", without_configuration),
 )
 

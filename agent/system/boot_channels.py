@@ -40,6 +40,7 @@ ON_DRIVE = "boot.json"
 KEY = "sysvm.boot"
 CLOUDSTACK_KVP = "cloudstack-vm-userdata"
 
+DEVICE_WAIT = 15  # seconds for which devices may be late
 _ASK_TIMEOUT = 5.0  # seconds; the hypervisor answers at once, or is not the one that we think
 _MOUNT_TIMEOUT = 15.0  # seconds
 _ANSWER_TIMEOUT = 2.0  # seconds
@@ -66,6 +67,7 @@ class Places:
     port: Path = Path("/dev/virtio-ports/org.sysvm.boot.0")
     from_port: Path = Path("/run/sysvm/handed-in/port.json")  # what came by it, once understood
     guest_agent: Path = Path("/var/cache/cloud/cmdline")
+    udev: Path = Path("/run/udev/control")
     kvp_pool: Path = Path("/var/lib/hyperv/.kvp_pool_0")
     blkid: str = "/usr/sbin/blkid"
     rpctool: str = "/usr/bin/vmware-rpctool"
@@ -80,6 +82,20 @@ def virtualization() -> str:
         log.warning("%s", error)
         return "none"
     return said.text.strip() or "none"
+
+
+def wait_for_devices(places: Places) -> bool:
+    """Wait until udev is through with what was there at power-on; False where there is no udev.
+
+    A CD's drive may be found seconds after the disk that the VM runs from.
+    """
+    if not places.udev.exists():
+        return False
+    try:
+        run(["udevadm", "settle", f"--timeout={DEVICE_WAIT}"], timeout=DEVICE_WAIT + 5, check=False)
+    except CommandFailed as error:
+        log.warning("%s", error)
+    return True
 
 
 def look(places: Places, hypervisor: str, port_wait: float = 0.0) -> Found | None:

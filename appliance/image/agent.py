@@ -19,6 +19,7 @@ _PLACES = {
     "tmpfiles.d": "usr/lib/tmpfiles.d",
     "sysusers.d": "usr/lib/sysusers.d",
     "sysctl.d": "usr/lib/sysctl.d",
+    "rules.d": "usr/lib/udev/rules.d",
     "modules-load.d": "usr/lib/modules-load.d",
     "journald.conf.d": "usr/lib/systemd/journald.conf.d",
     "logind.conf.d": "usr/lib/systemd/logind.conf.d",

@@ -31,7 +31,7 @@ class Machine:
         self.places = Places(
             credentials=nowhere, mount_point=nowhere, kernel=nowhere, port=nowhere,
             from_port=self.paths.run / "from-port", guest_agent=self.channel, kvp_pool=nowhere,
-            blkid="/bin/false", rpctool="/bin/false", xenstore_read="/bin/false",
+            udev=nowhere, blkid="/bin/false", rpctool="/bin/false", xenstore_read="/bin/false",
         )  # fmt: skip
         self.links: Sequence[Link] = LINKS
 
@@ -184,3 +184,15 @@ def test_what_came_by_the_port_is_there_for_later_looks(machine: Machine) -> Non
     machine.places = replace(machine.places, port=machine.paths.run / "no-such-port")
     machine.places.from_port.write_text(json.dumps(SMALL))
     assert machine.boot().source is Source.VIRTIO_SERIAL
+
+
+def test_the_mark_of_what_came_late_is_taken_away_before_the_look(machine: Machine) -> None:
+    mark = machine.paths.run / "boot-late"
+    mark.touch()
+    machine.hand_in(SMALL)
+
+    def links() -> Sequence[Link]:
+        assert not mark.exists()
+        return LINKS
+
+    assert boot.settle(machine.paths, machine.places, links).config is not None

@@ -144,14 +144,10 @@ class FailedHandshake:
 
 @dataclass(frozen=True, slots=True)
 class TunnelHistory:
-    """What became of a tunnel since the agent listens, and what went through with former keys."""
+    """What became of a tunnel since the agent listens."""
 
     up_since: float | None = None  # seconds since the epoch
     rekeyed: float | None = None
-    bytes_in: int = 0
-    packets_in: int = 0
-    bytes_out: int = 0
-    packets_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

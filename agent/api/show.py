@@ -359,7 +359,7 @@ class VpnRow:
     remote: tuple[str, ...] = ()
     ike: str = ""  # version and algorithms of the key exchange
     esp: str = ""  # algorithms of the traffic
-    bytes_in: int = 0
+    bytes_in: int = 0  # with the present keys, as the other counts
     packets_in: int = 0
     bytes_out: int = 0
     packets_out: int = 0
@@ -370,6 +370,7 @@ class VpnRow:
 
 # Of these there may be two for a moment, while keys are renewed; the older one is going.
 _UP = frozenset({"INSTALLED", "REKEYING", "UPDATING"})
+_COMING = frozenset({"CREATED", "CONNECTING", "INSTALLING", "RETRYING"})
 
 
 def vpn(document: Document, found: Vpn) -> tuple[VpnRow, ...]:
@@ -411,10 +412,10 @@ def _tunnel(name: str, tunnel: ipsec.Tunnel, child: ipsec.Child, found: Vpn) -> 
         remote=tuple(map(str, child.remote)),
         ike=known.ike if known else "",
         esp=newest.esp if newest else "",
-        bytes_in=history.bytes_in + sum(one.bytes_in for one in up),
-        packets_in=history.packets_in + sum(one.packets_in for one in up),
-        bytes_out=history.bytes_out + sum(one.bytes_out for one in up),
-        packets_out=history.packets_out + sum(one.packets_out for one in up),
+        bytes_in=newest.bytes_in if newest else 0,
+        packets_in=newest.packets_in if newest else 0,
+        bytes_out=newest.bytes_out if newest else 0,
+        packets_out=newest.packets_out if newest else 0,
         reason=failure.reason if failure else "",
         failed=timestamp(failure.at) if failure else None,
         certificate_expires=timestamp(ipsec.expiry(certificates)) if certificates else None,
@@ -428,6 +429,6 @@ def _state(
         return "not loaded"
     if up:
         return "installed"
-    if own:
+    if any(one.state in _COMING for one in own):
         return "connecting"
     return "trap" if tunnel.start is ipsec.Start.TRAP else "down"

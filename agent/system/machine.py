@@ -131,11 +131,7 @@ class LinuxMachine:
                 for one in self.listener.strangers()
             ),
             histories={
-                key: TunnelHistory(
-                    one.up_since,
-                    one.rekeyed,
-                    *(one.counts.get(count, 0) for count in vici.COUNTS),
-                )
+                key: TunnelHistory(one.up_since, one.rekeyed)
                 for key, one in self.listener.tunnels().items()
             },
         )

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ _LONGEST_PAUSE = 5.0  # seconds between two looks whether charon runs
 _SHORTEST_PAUSE = 0.02
 _SOON = 10.0  # seconds that a start may take
 _MOMENT = 1.0  # seconds
-COUNTS = ("bytes-in", "packets-in", "bytes-out", "packets-out")
 _REMEMBERED = 20  # refusals of handshakes that belong to no connection
 
 log = logging.getLogger(__name__)
@@ -194,15 +193,15 @@ class Refusal:
     connection: str
     reason: str  # in words of ours, for a person
     said: str  # charon's own
+    attempt: str  # charon's number of the IKE SA
 
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """What has become of a CHILD_SA since the agent began to listen; counts of its former keys."""
+    """What has become of a CHILD_SA since the agent began to listen."""
 
     up_since: float | None = None  # seconds since the epoch
     rekeyed: float | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)  # by vici's names: bytes-in …
 
 
 # What charon says when a handshake fails (IKE and CFG groups, level 1), most telling first.
@@ -236,6 +235,11 @@ _REASONS: tuple[tuple[str, str], ...] = (
 )
 
 
+_REMOVED = "removed vici connection: "
+_KNOCKS = "looking for "  # says whom a handshake came from, with identities
+_UNNAMED = "(unnamed)"  # a handshake that belongs to no connection yet
+
+
 class Listener:
     """Hears from charon how connections fare; `run` is a thread's, blocked on the socket."""
 
@@ -244,6 +248,7 @@ class Listener:
         self._now = now
         self._mutex = threading.Lock()
         self._awake = threading.Event()
+        self._knock = ""
         self._failed: dict[str, Refusal] = {}
         self._tunnels: dict[tuple[str, str], Tunnel] = {}
         self._refusals: deque[Refusal] = deque(maxlen=_REMEMBERED)
@@ -316,18 +321,24 @@ class Listener:
 
     def _logged(self, message: Message) -> None:
         said = str(message.get("msg", ""))
+        if said.startswith(_REMOVED):
+            self._failed.pop(said.removeprefix(_REMOVED), None)
+            return
+        if said.startswith(_KNOCKS):
+            self._knock = said
         reason = next((reason for words, reason in _REASONS if words in said), None)
         if reason is None:
             return
-        name = str(message.get("ikesa-name", ""))
-        refusal = Refusal(self._now(), name, reason, said)
-        if not name:
-            self._refusals.append(refusal)
+        name = str(message.get("ikesa-name", _UNNAMED))
+        attempt = str(message.get("ikesa-uniqueid", ""))
+        refusal = Refusal(self._now(), name, reason, said, attempt)
+        if name == _UNNAMED:
+            self._refusals.append(replace(refusal, connection="", said=self._knock or said))
             return
         before = self._failed.get(name)
-        # The first line of a failure is the telling one: what is said within a moment of it
-        # follows from it.
-        if before is None or refusal.at - before.at > _MOMENT:
+        # The first line of a failure is the telling one: what is said of the same attempt within
+        # a moment follows from it.
+        if before is None or before.attempt != attempt or refusal.at - before.at > _MOMENT:
             self._failed[name] = refusal
 
     def _came_or_went(self, message: Message) -> None:
@@ -339,11 +350,13 @@ class Listener:
                 self._failed.pop(name, None)
 
     def _rekeyed(self, message: Message) -> None:
+        now = self._now()
         for name, child in _children(message):
-            tunnel = self._tunnels.get((name, child), Tunnel())
-            old = message[name]["child-sas"][child].get("old", {})
-            counts = {key: tunnel.counts.get(key, 0) + int(old.get(key, 0)) for key in COUNTS}
-            self._tunnels[name, child] = replace(tunnel, rekeyed=self._now(), counts=counts)
+            tunnel = self._tunnels.get((name, child))
+            if tunnel is None or tunnel.up_since is None:  # it came up before we listened
+                old = message[name]["child-sas"][child].get("old", {})
+                tunnel = Tunnel(up_since=now - int(old.get("install-time", 0)))
+            self._tunnels[name, child] = replace(tunnel, rekeyed=now)
 
 
 def _children(message: Message) -> Iterator[tuple[str, str]]:

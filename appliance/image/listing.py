@@ -46,13 +46,13 @@ def of_folder(root: Path) -> Listing:
     return {path.relative_to(root).as_posix(): entry(path, path.lstat()) for path in walk(root)}
 
 
-def entry(path: Path, about: os.stat_result) -> Entry:
-    """What makes this file the one that it is."""
+def entry(path: Path, about: os.stat_result, content: str | None = None) -> Entry:
+    """What makes this file the one that it is; `content` is its SHA-256, where it is known."""
     return Entry(
         _KINDS[stat.S_IFMT(about.st_mode)],
         stat.S_IMODE(about.st_mode),
         (about.st_uid, about.st_gid),
-        _content(path, about),
+        _content(path, about) if content is None else content,
         capability(path).hex(),
     )
 
@@ -151,10 +151,12 @@ def _plain(text: str) -> str:
 
 def walk(root: Path) -> Iterator[Path]:
     """Every path below `root`, a folder before what is in it, sorted; links are not followed."""
-    for path in sorted(root.iterdir(), key=lambda path: os.fsencode(path.name)):
-        yield path
-        if path.is_dir() and not path.is_symlink():
-            yield from walk(path)
+    with os.scandir(root) as found:
+        entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+    for item in entries:
+        yield root / item.name
+        if item.is_dir(follow_symlinks=False):
+            yield from walk(root / item.name)
 
 
 def capability(path: Path) -> bytes:

@@ -49,10 +49,9 @@ def account(
         tools.need("gpg")
     size = formats.capacity(raw)
     outputs = {form: tuple(Output.of(file, size) for file in made) for form, made in files.items()}
-    root = root_archive.of(layers)
-    archived = Output.of(root / root_archive.TAR, 0)
+    root = root_archive.account(layers)
     listing = folder / f"{name}.mtree"
-    shutil.copyfile(root / root_archive.LISTING, listing)
+    shutil.copyfile(root.listing, listing)
     lock = folder / f"{name}.lock.json"
     lock.write_text(locks.render(layers.lock))
     found = contents.read(*layers.lowers)
@@ -62,7 +61,7 @@ def account(
             name=name,
             epoch=epoch,
             contents=found,
-            root=Root(archived.sha256, archived.size, listing),
+            root=Root(root.sha256, root.size, listing),
             outputs=outputs,
             lock=lock,
             inputs=manifest.inputs(*elements),
@@ -72,7 +71,7 @@ def account(
             found,
             name=name,
             version=__version__,
-            digest=archived.sha256,
+            digest=root.sha256,
             epoch=epoch,
             hashes=layers.lock.hashes(),
         ),

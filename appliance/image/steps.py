@@ -8,7 +8,8 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.system.run import run
@@ -88,10 +89,25 @@ def archive(folder: Path, *lowers: Path) -> None:
     """Write the archive of the root file system that these layers make, topmost first."""
     from appliance.image import root_archive
 
-    scratch = Path(tempfile.mkdtemp(prefix="sysvm-archive-"))
+    with _merged(lowers) as root:
+        root_archive.write(root, folder, int(os.environ["SOURCE_DATE_EPOCH"]))
+
+
+def account(folder: Path, *lowers: Path) -> None:
+    """Write what can be said of that archive, without keeping it."""
+    from appliance.image import root_archive
+
+    with _merged(lowers) as root:
+        root_archive.write_account(root, folder, int(os.environ["SOURCE_DATE_EPOCH"]))
+
+
+@contextmanager
+def _merged(lowers: Sequence[Path]) -> Iterator[Path]:
+    """The root file system that these layers make, topmost first, to be read."""
+    scratch = Path(tempfile.mkdtemp(prefix="sysvm-merged-"))
     try:
         mount("overlay", scratch, "overlay", options=f"lowerdir={':'.join(map(str, lowers))}")
-        root_archive.write(scratch, folder, int(os.environ["SOURCE_DATE_EPOCH"]))
+        yield scratch
         unmount(scratch)
     finally:
         scratch.rmdir()
@@ -132,6 +148,7 @@ _STEPS: Mapping[str, Callable[..., None]] = {
     "venv": venv,
     "agent": agent,
     "merge": merge,
+    "account": account,
     "archive": archive,
 }
 

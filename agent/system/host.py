@@ -76,7 +76,7 @@ class LinuxHost:
         self.netlink = Netlink()
         self.revisions = Revisions(self.paths)
         self.blobs = Blobs(self.paths)
-        self.charon = Charon()
+        self.charon = Charon(paths=self.paths)
         self.listener = Listener()  # its thread is the caller's
         self._prober = Prober(self.netlink, self.units)
         self._rehearsal = Rehearsal()

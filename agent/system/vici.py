@@ -16,9 +16,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Charon:
     """The daemon behind its socket, which is there as long as the daemon runs."""
 
     path: Path = SOCKET
+    paths: Paths = field(default_factory=Paths)
 
     def connections(self) -> Mapping[str, str]:
         """Digests of the connections that are loaded, by name; empty where charon does not run.
@@ -73,7 +74,9 @@ class Charon:
             with self._session() as session:
                 if session is None:
                     raise CharonFailed("charon does not run")
-                _load(session, connection.name, connection.digest, json.loads(connection.content))
+                content = json.loads(connection.content)
+                others = _running(self.paths) if content["crl"] is not None else []
+                _load(session, connection.name, connection.digest, content, others)
         except CharonFailed as error:
             where = f"load connection {connection.name}"
             raise StepFailed(where, str(error), connection.path) from error
@@ -134,17 +137,55 @@ def _loaded(session: Any) -> dict[str, str]:
     return {name: digests.get(name, "") for name in names}
 
 
-def _load(session: Any, name: str, digest: str, content: Message) -> None:
-    there = _loaded(session).get(name)
-    if there == digest:
+def _load(
+    session: Any, name: str, digest: str, content: Message, others: Sequence[Message]
+) -> None:
+    if _loaded(session).get(name) == digest:
         return
     _unload(session, name)
+    if content["crl"] is not None:
+        _forget_credentials(session, others)
+    _load_credentials(session, name, digest, content)
+    session.load_conn({name: content["connection"]})
+
+
+def _load_credentials(session: Any, name: str, digest: str, content: Message) -> None:
+    """Certificates of a connection are part of it too; without it, they are these."""
+    ends = content["connection"]
+    for flag, certificates in (
+        ("CA", ends["remote"].get("cacerts", [])),
+        ("NONE", ends["local"].get("certs", [])),
+    ):
+        for certificate in certificates:
+            session.load_cert({"type": "X509", "flag": flag, "data": certificate})
     if content["key"] is not None:
         session.load_key({"type": "any", "data": content["key"]})
     if content["crl"] is not None:
         session.load_cert({"type": "X509_CRL", "flag": "NONE", "data": content["crl"]})
     session.load_shared({"id": f"{_MARK}:{name}:{digest}", **content["secret"]})
-    session.load_conn({name: content["connection"]})
+
+
+def _forget_credentials(session: Any, others: Sequence[Message]) -> None:
+    """Have charon forget what it has, and load again what other connections have.
+
+    It cannot forget a single revocation list, and takes the first that it finds, not the newest
+    (strongSwan 6.0.1, revocation_validator.c: "using cached crl").
+    """
+    marks = set(_text(session.get_shared().get("keys", [])))
+    session.clear_creds()
+    session.flush_certs()
+    for one in others:
+        if f"{_MARK}:{one['name']}:{one['digest']}" in marks:
+            _load_credentials(session, one["name"], one["digest"], one["content"])
+
+
+def _running(paths: Paths) -> list[Message]:
+    """What the running revision wants of charon: rows of name, digest and content."""
+    try:
+        rows: list[Message] = json.loads((paths.current / FILE).read_bytes())
+    except FileNotFoundError:
+        return []  # the document wants none
+    return rows
 
 
 def _unload(session: Any, name: str) -> None:
@@ -372,12 +413,8 @@ def _children(message: Message) -> Iterator[tuple[str, str]]:
 
 def load_running(paths: Paths, charon: Charon) -> int:
     """Load what the running revision wants; how many it did not take. Each is worth its own try."""
-    try:
-        text = (paths.current / FILE).read_bytes()
-    except FileNotFoundError:
-        return 0  # the document wants none
     failed = 0
-    for row in json.loads(text):
+    for row in _running(paths):
         connection = Connection(row["name"], row["digest"], json.dumps(row["content"]).encode())
         try:
             charon.load(connection)

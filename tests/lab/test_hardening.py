@@ -15,6 +15,7 @@ EXPOSURE = {
     "sysvm-agent": 4.6,
     "sysvm-front": 1.4,
     "sysvm-console": 2.8,
+    "sysvm-passwords": 1.1,
     "dnsmasq": 3.0,
     "haproxy": 2.9,
     "apache2": 2.7,

@@ -8,7 +8,7 @@ from appliance.lab.wait import TookTooLong, wait_until
 from appliance.qemu.initramfs import initramfs
 from appliance.qemu.machine import PROGRAM
 
-TCG = ("-accel", "tcg,thread=multi", "-cpu", "max")
+TCG = ("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max")  # MiB of translated code
 KVM = ("-accel", "kvm", "-cpu", "host")
 
 _PATIENCE = 15.0  # seconds; where KVM works, this takes one

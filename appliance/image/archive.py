@@ -175,7 +175,13 @@ def fetch(debs: Iterable[Deb], kept: Path | None = None) -> Mapping[Deb, Path]:
         stamp = cache.digest(os.urandom(16))
 
         def download(folder: Path) -> None:
-            Lists(folder / "lists").download(missing, folder)
+            try:
+                lists = Lists(folder / "lists")
+            except ApplianceError as error:
+                names = ", ".join(f"{deb.name} {deb.version}" for deb in missing)
+                where = f"not in {kept}" if kept else "not in the cache"
+                raise ApplianceError(f"{error.what}; {where}: {names}", error.hint) from error
+            lists.download(missing, folder)
 
         fresh = cache.make("download", stamp, download)
         try:

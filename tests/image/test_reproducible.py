@@ -149,3 +149,19 @@ def test_what_can_no_longer_be_had_is_named_at_once(
     assert all(f"{deb.name} {deb.version}" in refused.value.what for deb in gone)
     there = kept.lock.template[3:5]
     assert not any(f"{deb.name} {deb.version}" in refused.value.what for deb in there)
+
+
+def test_what_is_missing_offline_is_named_at_once(
+    work: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYSVM_CACHE", str(work / "none"))
+    monkeypatch.setenv("SYSVM_MIRROR", "http://127.0.0.1:1/debian")  # nobody answers there
+    debs = kept.lock.template
+    gone = (
+        archive.Deb("gone-one", "1", "all", "0" * 64, 1),
+        archive.Deb("gone-two", "2", "all", "0" * 64, 1),
+    )
+    with pytest.raises(ApplianceError) as refused:
+        archive.fetch([*gone, *debs], kept.folder)
+    assert f"not in {kept.folder}: gone-one 1, gone-two 2" in refused.value.what
+    assert "SYSVM_MIRROR" in refused.value.hint

@@ -173,7 +173,7 @@ _WEAK: frozenset[enum.StrEnum] = frozenset(
 Identity = Annotated[
     str,
     StringConstraints(
-        pattern=r"^[A-Za-z0-9@:][A-Za-z0-9 @._:,=/+-]{0,253}[A-Za-z0-9]$", max_length=255
+        pattern=r"^[A-Za-z0-9@:](?:[A-Za-z0-9 @._:,=/+-]{0,253}[A-Za-z0-9])?$", max_length=255
     ),
     Field(examples=["vpn.example.net"]),
 ]

@@ -7,12 +7,13 @@ JOBS ?= $(shell nproc)
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What the lab, the builder and the image tests call, and what compiles the one package that has no wheel.
+# What the lab and the builder call, and what compiles the one package that has no wheel.
 # None of them brings a daemon that starts: those of the VM run in the VM alone.
-PACKAGES := # += PACKAGES What an and boots builds busybox conntrack curl debian-archive-keyring \
-	dnsmasq-base dosfstools e2fsprogs fdisk gcc image, iproute2 ipset iptables iputils-ping it. \
-	libc6-dev mmdebstrap mount mtools nftables nmap one, openssl ovmf procps python3-dev \
-	qemu-system-x86 qemu-utils sudo systemd-container tcpdump unpacks util-linux zstd
+PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset iproute2 iptables \
+	iputils-ping libc6-dev mmdebstrap nftables nmap openssl procps python3-dev systemd-container \
+	tcpdump util-linux
+# What builds an image, unpacks one, and boots it.
+PACKAGES += dosfstools e2fsprogs fdisk mount mtools ovmf qemu-system-x86 qemu-utils sudo zstd
 # Debian and Ubuntu take the tools for virtual environments out of Python's package.
 PACKAGES += $(shell $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || echo python3-venv)
 

@@ -13,7 +13,7 @@ PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset
 	iputils-ping libc6-dev mmdebstrap nftables nmap openssl procps python3-dev systemd-container \
 	tcpdump util-linux
 # What builds an image, unpacks one, and boots it.
-PACKAGES += dosfstools e2fsprogs fdisk mount mtools ovmf qemu-system-x86 qemu-utils sudo zstd
+PACKAGES += dosfstools e2fsprogs fdisk gnupg mount mtools ovmf qemu-system-x86 qemu-utils sudo zstd
 # Debian and Ubuntu take the tools for virtual environments out of Python's package.
 PACKAGES += $(shell $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || echo python3-venv)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from appliance import blobs, data
 from appliance.errors import ApplianceError
@@ -72,7 +73,11 @@ class Bench:
         """The system VM's machine, with a fresh disk unless one is named."""
         path = disk or self.new_disk()
         attached = overlay(self.image, image_format(self.image), path, self.variant.bus)
-        given = {"firmware": self.variant.firmware, "nic": self.variant.nic, **changes}
+        given: dict[str, Any] = {
+            "firmware": self.variant.firmware,
+            "nic": self.variant.nic,
+            **changes,
+        }
         return self.cloud.system_vm(attached, **given)
 
     def boot(self, spec: Spec, *, shell: bool = True) -> Machine:

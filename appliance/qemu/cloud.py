@@ -21,7 +21,15 @@ from appliance.lab.http import Response
 from appliance.lab.node import Guest, Internet, Manager
 from appliance.lab.pki import Keys
 from appliance.lab.process import Identity
-from appliance.lab.topologies import ROUTER, GuestVm, Management, SystemVm, World
+from appliance.lab.topologies import (
+    ROUTER,
+    TOPOLOGIES,
+    GuestVm,
+    Management,
+    SystemVm,
+    Topology,
+    World,
+)
 from appliance.lab.vm import BOOT_CREDENTIAL, FAULT_CREDENTIAL, boot_configuration
 from appliance.lab.wait import wait_until
 from appliance.qemu import guest, shell
@@ -30,7 +38,7 @@ from appliance.qemu.image import Contents
 from appliance.qemu.machine import Disk, Machine, Port, Spec
 
 FOLDER = Path("/var/tmp/sysvm-proof")  # noqa: S108  # disks are too large for /run; root's alone
-GUEST, NEIGHBOUR = "vm1", "vm2"
+GUEST, NEIGHBOUR = "vm1", "vm2"  # of the router topology: a virtual machine, and a name space
 WEB = "www.example.test"
 
 VM = next(spec for spec in ROUTER.nodes.values() if isinstance(spec, SystemVm))
@@ -41,6 +49,7 @@ class Cloud:
     """Networks, and what is plugged into them. See `cloud` below for making one."""
 
     name: str
+    topology: Topology
     folder: Path
     contents: Contents
     kernel: Path
@@ -48,9 +57,14 @@ class Cloud:
     keys: Keys
     internet: Internet
     manager: Manager
-    neighbour: Guest
+    guests: Mapping[str, Guest]
     machines: dict[str, Machine] = field(default_factory=dict)
     generations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def neighbour(self) -> Guest:
+        """The router topology's second guest."""
+        return self.guests[NEIGHBOUR]
 
     # -- machines ------------------------------------------------------------------------------
 
@@ -70,16 +84,20 @@ class Cloud:
         if machine is not None:
             machine.kill()
 
-    def system_vm(self, disk: Disk | None = None, **changes: Any) -> Spec:
-        """The router's machine: its NICs, and the boot configuration as a credential."""
+    def system_vm(self, disk: Disk | None = None, *, node: str = "vm", **changes: Any) -> Spec:
+        """A system VM's machine: its NICs, and the boot configuration as a credential."""
+        described = self.topology.nodes[node]
+        if not isinstance(described, SystemVm):
+            raise TypeError(f"{node} is no system VM")
         model = changes.pop("nic", "virtio-net-pci")
         fault = changes.pop("fault", None)
-        boot = {BOOT_CREDENTIAL: self.boot_configuration()} if changes.pop("told", True) else {}
+        told = json.dumps(boot_configuration(described, self.keys)).encode()
+        boot = {BOOT_CREDENTIAL: told} if changes.pop("told", True) else {}
         faults = {FAULT_CREDENTIAL: fault.encode()} if fault else {}
         return replace(
             Spec(
-                name="vm",
-                ports=tuple(Port(nic.network, nic.mac, model) for nic in VM.nics),
+                name=node,
+                ports=tuple(Port(nic.network, nic.mac, model) for nic in described.nics),
                 disk=disk,
                 credentials={**shell.CREDENTIALS, **boot, **faults},
             ),
@@ -96,7 +114,7 @@ class Cloud:
             return running
         root = self.folder / "guest.initrd"
         root.write_bytes(guest.initrd(self.contents, GUEST, WEB))
-        node = ROUTER.nodes[GUEST]
+        node = self.topology.nodes[GUEST]
         port = Port(node.nics[0].network, node.nics[0].mac)
         machine = self.machine(guest.spec(GUEST, port, self.kernel, root))
         machine.start()
@@ -137,10 +155,11 @@ class Cloud:
 
 
 @contextmanager
-def cloud(image: Path, name: str = "proof") -> Iterator[Cloud]:
+def cloud(image: Path, name: str = "proof", topology: Topology = ROUTER) -> Iterator[Cloud]:
     """A cloud for machines that boot from this image; all of it is gone afterwards.
 
-    What an earlier one of that name left behind, because it was killed, is removed first.
+    The router topology's first guest is a virtual machine, every other guest a name space.
+    What an earlier cloud of that name left behind, because it was killed, is removed first.
     Raises ApplianceError if one of that name is up.
     """
     tools.need_root()
@@ -157,7 +176,7 @@ def cloud(image: Path, name: str = "proof") -> Iterator[Cloud]:
         _remove(name, folder)
         folder.mkdir()
         try:
-            made = _make(image, name, folder)
+            made = _make(image, name, folder, topology)
             try:
                 yield made
             finally:
@@ -167,44 +186,40 @@ def cloud(image: Path, name: str = "proof") -> Iterator[Cloud]:
             _remove(name, folder)
 
 
-def _make(image: Path, name: str, folder: Path) -> Cloud:
+def _make(image: Path, name: str, folder: Path, topology: Topology) -> Cloud:
     contents = Contents.of(image, folder / "image")
     kernel = contents.kernel(folder)
-    network.create_switch(name, ROUTER.networks)
+    network.create_switch(name, topology.networks)
     address = VM.control_address.partition("/")[0]
     keys = Keys.create(address)
     keys.write(folder / "keys")
-    nodes: dict[str, Internet | Manager | Guest] = {}
-    for node, spec in ROUTER.nodes.items():
+    internets: list[Internet] = []
+    managers: list[Manager] = []
+    guests: dict[str, Guest] = {}
+    for node, spec in topology.nodes.items():
         home = folder / node
         match spec:
             case World():
-                nodes[node] = Internet(name, node, home, spec)
+                internets.append(Internet(name, node, home, spec))
             case Management():
-                nodes[node] = Manager(
-                    name, node, home, spec, address, VM.control_port, folder / "keys"
-                )
-            case GuestVm() if node == NEIGHBOUR:
-                nodes[node] = Guest(name, node, home, spec)
+                port = VM.control_port
+                managers.append(Manager(name, node, home, spec, address, port, folder / "keys"))
+            case GuestVm() if topology is not ROUTER or node != GUEST:
+                guests[node] = Guest(name, node, home, spec)
             case _:
                 continue
         home.mkdir()
         network.plug(name, node, spec.nics, up=True)
         network.resolver(network.namespace(name, node))
-    internet, manager, neighbour = nodes["internet"], nodes["management"], nodes[NEIGHBOUR]
-    if not (
-        isinstance(internet, Internet)
-        and isinstance(manager, Manager)
-        and isinstance(neighbour, Guest)
-    ):
-        raise TypeError("the router topology's nodes have other kinds")
+    internet, manager = internets[0], managers[0]
     internet.start()
     works = accelerator(kernel, FOLDER)
-    return Cloud(name, folder, contents, kernel, works, keys, internet, manager, neighbour)
+    return Cloud(name, topology, folder, contents, kernel, works, keys, internet, manager, guests)
 
 
 def _remove(name: str, folder: Path) -> None:
-    names = [network.namespace(name, node) for node in (*ROUTER.nodes, network.SWITCH)]
+    known = {node for topology in TOPOLOGIES.values() for node in topology.nodes}
+    names = [network.namespace(name, node) for node in (*sorted(known), network.SWITCH)]
     # Whoever lives in these networks was started for them: servers, and the machines' QEMUs.
     inhabitants = [Identity.of(pid) for space in names for pid in network.members(space)]
     for process in inhabitants:

@@ -71,3 +71,22 @@ def with_services(generation: int, name: str = "vm1") -> bytes:
         }
     }
     return json.dumps(value).encode()
+
+
+def with_tunnels(generation: int, **secrets: str) -> bytes:
+    """A router with a tunnel of each of these names, and its pre-shared key."""
+    value = copy.deepcopy(ROUTER)
+    value["generation"] = generation
+    value["ipsec"] = {
+        "connections": {
+            name: {
+                "local_address": "203.0.113.10",
+                "peer_address": f"192.0.2.{number}",
+                "psk": secret,
+                "local_subnets": ["10.1.1.0/24"],
+                "remote_subnets": [f"10.99.{number}.0/24"],
+            }
+            for number, (name, secret) in enumerate(sorted(secrets.items()), 1)
+        }
+    }
+    return json.dumps(value).encode()

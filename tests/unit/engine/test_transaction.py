@@ -30,10 +30,18 @@ from agent.engine.model import (
     Table,
     Unchanged,
 )
+from agent.engine.plan import describe
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
-from tests.unit.engine.documents import BOOT, router, with_forward, with_services
-from tests.unit.engine.memory import Died, MemoryHost, OneWriter, PlainDisk, StillClock
+from tests.unit.engine.documents import BOOT, router, with_forward, with_services, with_tunnels
+from tests.unit.engine.memory import (
+    CHARON,
+    Died,
+    MemoryHost,
+    OneWriter,
+    PlainDisk,
+    StillClock,
+)
 
 
 class Machine:
@@ -368,6 +376,68 @@ def test_rollback_to_a_revision_that_never_was(machine: Machine) -> None:
         machine.engine.roll_back(99)
 
 
+# -- tunnels -----------------------------------------------------------------------------------
+
+
+def test_tunnel_that_comes_leaves_the_others_alone(machine: Machine) -> None:
+    machine.engine.push(with_tunnels(1, a="secret of a"))
+    machine.host.log.clear()
+    machine.engine.push(with_tunnels(2, a="secret of a", b="secret of b"))
+    assert set(machine.host.connections) == {"a", "b"}
+    assert machine.host.log.count("LoadConnection") == 1
+    assert not {"StartUnit", "ReloadUnit", "RestartUnit"} & set(machine.host.log)
+
+
+def test_push_of_something_else_asks_nothing_of_tunnels(machine: Machine) -> None:
+    machine.engine.push(with_tunnels(1, a="secret of a"))
+    machine.host.log.clear()
+    value = json.loads(with_tunnels(2, a="secret of a"))
+    value["nat"] = {"source_address": "203.0.113.11"}
+    assert isinstance(machine.engine.push(json.dumps(value).encode()), Committed)
+    assert not {"LoadConnection", "UnloadConnection", "StartUnit"} & set(machine.host.log)
+
+
+def test_connection_that_is_refused_rolls_the_push_back(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    old = machine.host.snapshot()
+    machine.host.failing_steps = {"LoadConnection"}
+    outcome = machine.engine.push(with_tunnels(2, a="secret of a"))
+    assert isinstance(outcome, RolledBack)
+    assert _same(machine.host.snapshot(), old)
+    assert machine.host.connections == {}
+
+
+def test_daemon_of_tunnels_that_was_down_does_not_hold_up_the_rest(machine: Machine) -> None:
+    machine.engine.push(with_tunnels(1, a="secret of a"))
+    machine.host.units[CHARON] = "failed"
+    machine.host.connections.clear()
+    machine.host.failing_units = {CHARON}
+    value = json.loads(with_tunnels(2, a="secret of a"))
+    value["nat"] = {"source_address": "203.0.113.11"}
+    outcome = machine.engine.push(json.dumps(value).encode())
+    assert isinstance(outcome, Committed)
+    assert any(CHARON in warning for warning in outcome.warnings)
+
+
+def test_unloaded_and_stray_connections_are_drift_and_mended(machine: Machine) -> None:
+    document = with_tunnels(1, a="secret of a")
+    machine.engine.push(document)
+    wanted = dict(machine.host.connections)
+    machine.host.connections = {"stray": ""}
+    assert describe(machine.engine.drift()) == ("- connection stray", "+ connection a")
+    machine.engine.push(document)
+    assert machine.host.connections == wanted
+    assert not machine.engine.drift()
+
+
+def test_plan_of_a_changed_secret_does_not_tell_it(machine: Machine) -> None:
+    machine.engine.push(with_tunnels(1, a="first secret"))
+    plan = machine.engine.plan(with_tunnels(2, a="second secret"))
+    assert "~ connection a" in describe(plan)
+    assert "second secret" not in str(describe(plan))
+    assert "second secret" not in repr(plan)
+
+
 # -- faults ------------------------------------------------------------------------------------
 
 CHANGES = {
@@ -376,6 +446,9 @@ CHANGES = {
     "services come": (router(1), with_services(2)),
     "services go": (with_services(1), router(2)),
     "everything goes": (with_services(1), with_forward(2)),
+    "tunnels come": (router(1), with_tunnels(2, a="secret of a", b="secret of b")),
+    "a tunnel changes": (with_tunnels(1, a="first secret"), with_tunnels(2, a="second secret")),
+    "tunnels go": (with_tunnels(1, a="secret of a", b="secret of b"), router(2)),
 }
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import ApplianceError
-from tests.bench import changes, footprint, losses, packets, report
+from tests.bench import changes, footprint, image, losses, packets, report
 from tests.bench.router import Json, router
 
 RESULTS = Path("build/bench/results.json")
-PARTS = ("changes", "rebuild", "losses", "footprint", "packets")
+PARTS = ("changes", "rebuild", "losses", "footprint", "packets", "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Sizes:
     rules: tuple[int, ...]
     rounds: int
     stream: float
+    image_boots: int
+    image_guests: Mapping[int, int]  # and the machine's memory in MiB for each
 
 
 FULL = Sizes(
@@ -52,6 +54,8 @@ FULL = Sizes(
     rules=(10, 1000, 10000),
     rounds=3,
     stream=1.0,
+    image_boots=3,
+    image_guests=image.MEMORY,
 )
 QUICK = Sizes(
     changes={10: 2, 1000: 2},
@@ -66,6 +70,8 @@ QUICK = Sizes(
     rules=(10, 1000),
     rounds=1,
     stream=0.5,
+    image_boots=1,
+    image_guests={50: image.MEMORY[50]},
 )
 
 
@@ -96,8 +102,9 @@ def main() -> int:
     RESULTS.write_text(json.dumps(results, indent=1))
     sys.stdout.write(report.text(results))
     complete = not given.quick and not given.size and set(given.only) == set(PARTS)
-    if complete and not given.no_write:
-        report.write(results)
+    image_alone = not given.quick and set(given.only) == {"image"}
+    if (complete or image_alone) and not given.no_write:
+        report.write(results, report.IMAGE if image_alone else None)
         say("wrote docs/performance.md")
     return 0
 
@@ -184,12 +191,17 @@ def _packets(sizes: Sizes, say: Say) -> list[Json]:
     ]
 
 
+def _image(sizes: Sizes, say: Say) -> Json:
+    return image.measure(boots=sizes.image_boots, sizes=sizes.image_guests, say=say)
+
+
 _MEASURES: Mapping[str, Callable[[Sizes, Say], object]] = {
     "changes": _changes,
     "rebuild": _rebuild,
     "losses": _losses,
     "footprint": _footprint,
     "packets": _packets,
+    "image": _image,
 }
 
 

@@ -1,6 +1,7 @@
 """systemd's credentials: what whoever boots this machine hands to it (systemd.exec(5))."""
 
 import enum
+import os
 from pathlib import Path
 
 FOLDER = Path("/run/credentials/@system")
@@ -14,8 +15,15 @@ class Credential(enum.StrEnum):
 
 
 def read(name: Credential, folder: Path = FOLDER) -> bytes | None:
-    """A credential's bytes, or None where none was handed in."""
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError:
-        return None
+    """A credential's bytes, or None where none was handed in.
+
+    A process in a sandbox sees those only that its unit imports, in a folder of its own.
+    """
+    own = os.environ.get("CREDENTIALS_DIRECTORY")
+    places: list[Path] = [folder, Path(own)] if own else [folder]
+    for place in places:
+        try:
+            return (place / name).read_bytes()
+        except (FileNotFoundError, PermissionError):
+            continue
+    return None

@@ -6,7 +6,15 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from agent.api import show
-from agent.api.ports import BalancerRow, DhcpLease, UnitReport
+from agent.api.ports import (
+    Association,
+    BalancerRow,
+    DhcpLease,
+    FailedHandshake,
+    TunnelHistory,
+    UnitReport,
+    Vpn,
+)
 from agent.document.document import Document, parse_value
 from agent.engine.model import (
     Count,
@@ -145,3 +153,76 @@ def test_listener_stands_before_its_servers() -> None:
 def test_services_that_are_wanted_stand_first() -> None:
     rows = show.services(["b"], {"a": UnitReport("inactive"), "b": UnitReport("active")})
     assert [(row.unit, row.wanted) for row in rows] == [("b", True), ("a", False)]
+
+
+# -- tunnels -----------------------------------------------------------------------------------
+
+BRANCH = {
+    "local_address": "203.0.113.5",
+    "peer_address": "192.0.2.77",
+    "psk": "correct-horse-battery-staple",
+    "local_subnets": ["10.1.1.0/24"],
+    "remote_subnets": ["10.99.0.0/24"],
+}
+UP = Association(
+    connection="branch",
+    child="branch",
+    state="INSTALLED",
+    peer="192.0.2.77",
+    local_identity="203.0.113.5",
+    remote_identity="192.0.2.77",
+    ike="IKEv2 AES_GCM_16_256",
+    esp="AES_GCM_16_256",
+    installed=NOW - 60,
+    bytes_in=8400,
+    packets_in=100,
+    bytes_out=84,
+    packets_out=1,
+)
+NOTHING = Vpn(frozenset({"branch"}), (), {}, (), {})
+
+
+def tunnel(found: Vpn, **fields: object) -> show.VpnRow:
+    section = {"connections": {"branch": BRANCH | fields}}
+    (row,) = show.vpn(parse_value(value() | {"ipsec": section}), found)
+    return row
+
+
+def test_tunnel_that_is_up_has_its_traffic() -> None:
+    old = replace(UP, state="DELETED", installed=NOW - 3600, packets_in=5)
+    row = tunnel(replace(NOTHING, associations=(old, UP)))
+    assert (row.state, row.since) == ("installed", "2027-01-15T07:59:00Z")
+    assert (row.bytes_in, row.packets_in, row.bytes_out, row.packets_out) == (8400, 100, 84, 1)
+    assert (row.local, row.remote) == (("10.1.1.0/24",), ("10.99.0.0/24",))
+    history = TunnelHistory(up_since=NOW - 7200, rekeyed=NOW - 60)
+    row = tunnel(replace(NOTHING, associations=(UP,), histories={("branch", "branch"): history}))
+    assert (row.since, row.rekeyed) == ("2027-01-15T06:00:00Z", "2027-01-15T07:59:00Z")
+
+
+@pytest.mark.parametrize(
+    ("state", "start", "expected"),
+    [
+        ("CONNECTING", "start", "connecting"),
+        ("ESTABLISHED", "start", "down"),
+        ("", "start", "down"),
+        ("", "trap", "trap"),
+        ("", "passive", "down"),
+    ],
+)
+def test_tunnel_that_is_not_up(state: str, start: str, expected: str) -> None:
+    exchange = (replace(UP, child="", state=state, esp=""),) if state else ()
+    failure = FailedHandshake(NOW - 1, "branch", "no answer from the peer")
+    row = tunnel(replace(NOTHING, associations=exchange, failures={"branch": failure}), start=start)
+    assert (row.state, row.since, row.packets_in) == (expected, None, 0)
+    assert (row.reason, row.failed) == ("no answer from the peer", "2027-01-15T07:59:59Z")
+
+
+def test_connection_that_charon_does_not_have() -> None:
+    assert tunnel(replace(NOTHING, loaded=frozenset())).state == "not loaded"
+
+
+def test_strangers_come_last_and_without_a_connection() -> None:
+    stranger = FailedHandshake(NOW, "", "no connection for the peer's address: b")
+    (row,) = show.vpn(parse_value(value()), replace(NOTHING, strangers=(stranger,)))
+    assert (row.state, row.connection) == ("refused", "")
+    assert row.reason == "no connection for the peer's address: b"

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from agent.system.run import CommandFailed, Completed, run
 from appliance import tools
 from appliance.errors import ApplianceError
-from appliance.image import cache, checksums
+from appliance.image import cache, checksums, steps
 from appliance.image.deb822 import paragraphs
 
 SUITE = "trixie"
@@ -73,11 +73,11 @@ class Lists:
     def __init__(self, folder: Path) -> None:
         """Fetch the lists into the new `folder`. Raises ApplianceError."""
         tools.need_root()
-        tools.need("mmdebstrap", "unshare")
+        tools.need("mmdebstrap", "setpriv", "unshare")
         if shutil.which("apt-get") is None:
             raise ApplianceError("apt is not here", "build on Debian or Ubuntu")
         argv = [
-            *("unshare", "--mount", "--propagation", "private"),
+            *steps.confined(),
             *("mmdebstrap", "--variant=custom", "--mode=root"),
             f"--architectures={ARCHITECTURE}",
             "--skip=cleanup/apt,cleanup/mmdebstrap",
@@ -238,5 +238,6 @@ def unreachable(error: CommandFailed) -> ApplianceError:
 def said(error: CommandFailed) -> str:
     """The last errors that apt or mmdebstrap told."""
     lines = error.stderr.decode(errors="replace").splitlines()
+    of_dpkg = [line for line in lines if line.startswith("dpkg: error")]
     telling = [line for line in lines if line.startswith(("E:", "Err:", "W: Failed"))]
-    return " ".join(telling[-4:]) or error.reason
+    return " ".join([*of_dpkg[:2], *telling[-4:]]) or error.reason

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent.system.run import CommandFailed, run
 from appliance import tools
 from appliance.errors import ApplianceError
-from appliance.image import archive, cache, kernel, locks
+from appliance.image import archive, cache, kernel, locks, steps
 from appliance.image.archive import SUITE, Deb
 from appliance.image.recipe import Recipe
 from appliance.image.recipe import listed as listed_in
@@ -126,14 +126,17 @@ def bootstrap(
     not unpacked; `+` in front makes an exception. Raises ApplianceError.
     """
     tools.need_root()
-    tools.need("mmdebstrap", "unshare")
+    tools.need("mmdebstrap", "setpriv", "unshare")
     if shutil.which("dpkg-deb") is None:
         raise ApplianceError("dpkg is not here", "build on Debian or Ubuntu")
     files = archive.fetch(debs, locks.kept())
-    name = cache.digest(Path(archive.__file__), *map(repr, sorted(files)))
-    repository = cache.make("repository", name, lambda new: archive.repository(files, new))
-    with tempfile.TemporaryDirectory(prefix="sysvm-") as neutral:
-        # By a path that says nothing of this machine, and that mmdebstrap can mount in the root.
+    with (
+        # Beside the cache, for hard links; and by a path that mmdebstrap can mount in the root.
+        tempfile.TemporaryDirectory(prefix="repository-", dir=cache.folder()) as repository,
+        tempfile.TemporaryDirectory(prefix="sysvm-") as neutral,
+    ):
+        archive.repository(files, Path(repository))
+        Path(repository).chmod(0o755)
         place = Path(neutral) / "repository"
         place.symlink_to(repository)
         try:
@@ -148,8 +151,6 @@ def bootstrap(
                 "a lock serves the packages that it was made for: `sysvm image lock` makes a new "
                 "one",
             ) from error
-        finally:
-            cache.forget("repository", name)
         _forget_build(root, place)
     _check_installed(root, files)
 
@@ -158,9 +159,9 @@ def _mmdebstrap(
     root: Path, repository: Path, packages: tuple[str, ...], left_out: tuple[str, ...]
 ) -> list[str]:
     return [
-        # Whatever becomes of it, its mounts of /proc and /dev go with its own name space. No
+        # Whatever becomes of it or of us, its mounts of /proc and /dev go, and so does it. No
         # network: what the lock does not name must not get in.
-        *("unshare", "--net", "--mount", "--propagation", "private"),
+        *steps.confined("--net"),
         "mmdebstrap",
         "--variant=apt",
         "--mode=root",

@@ -200,9 +200,9 @@ def test_host_key_is_kept_over_a_reboot_and_half_a_key_is_made_anew(
 
 
 def test_boot_configuration_lets_in_before_the_first_push(
-    boot_lab: Callable[[], Lab], keys: Path
+    router: Router, boot_lab: Callable[[], Lab], keys: Path
 ) -> None:
-    lab = boot_lab()
+    other, lab = router.lab, boot_lab()
     first = lab.vm.run(["ls", "/var/lib/sysvm"]).text.split()
     assert "ssh" not in first  # nobody's key: no sshd, and so no host keys either
     lab.vm.set_boot({**lab.vm.boot_configuration(), "authorized_keys": [public(keys, "operator")]})
@@ -210,7 +210,6 @@ def test_boot_configuration_lets_in_before_the_first_push(
     lab.vm.reboot()
     wait_until(lambda: lab.manager.reaches(ADDRESS, PORT), 20, "SSH")
     argv = _argv(keys, "operator", f"root@{ADDRESS}", "id -u")
-    # Another VM of the template has other host keys.
-    argv[argv.index("-p")] = "-oUserKnownHostsFile=/dev/null"
-    argv.insert(argv.index(str(PORT)), "-p")
+    argv[argv.index("-i") : argv.index("-i")] = ["-o", "UserKnownHostsFile=/dev/null"]
     assert lab.manager.run(argv).text.strip() == "0"
+    assert lab.vm.read(HOST_KEY) != other.vm.read(HOST_KEY)  # of the same template

@@ -41,7 +41,7 @@ def build(recipe: Recipe, folder: Path) -> Path:
         try:
             run(
                 [
-                    *_confined(),
+                    *steps.confined(),
                     _program(),
                     "--stop-on-failure",
                     *map(str, _recipes(recipe, folder)),
@@ -112,12 +112,6 @@ def _environment(recipe: Recipe, scratch: Path) -> dict[str, str]:
         "ELEMENTS_PATH": ":".join(map(str, recipe.elements_path)),
         "SYSVM_PACKAGES": " ".join(recipe.extra_packages),
     }
-
-
-def _confined() -> tuple[str, ...]:
-    """What DIB runs in: if this process dies, so does it, and its mounts with it."""
-    own = ("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child")
-    return ("setpriv", "--pdeathsig=KILL", *own, "--mount-proc")
 
 
 def _program() -> str:

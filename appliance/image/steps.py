@@ -1,7 +1,7 @@
 """The steps of a build that need mounts: each runs in a process with mounts of its own.
 
-The process is started by unshare(1), so that whatever becomes of it, its mounts go with it and
-the host never sees them.
+The process is started by unshare(1): whatever becomes of it, or of us, its mounts go with it,
+and the host never sees them.
 """
 
 import ctypes
@@ -20,15 +20,23 @@ TIMEOUT = 300.0
 _COMPILE = ("-m", "compileall", "-q", "-o", "2", "--invalidation-mode", "unchecked-hash")
 
 
+def confined(*options: str) -> tuple[str, ...]:
+    """What goes before a command so that its mounts and processes end with it, and it with us.
+
+    `options` are further ones of unshare(1).
+    """
+    own = ("--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc")
+    return ("setpriv", "--pdeathsig=KILL", "unshare", *own, *options)
+
+
 def in_private_mounts(step: str, *arguments: Path | str, epoch: int = 0) -> None:
     """Run one of this module's steps in a process that has mounts of its own.
 
     What a step makes depends on its arguments and on `epoch`, in seconds since 1970.
     """
     source = Path(__file__).resolve().parents[2]
-    private = ("unshare", "--mount", "--propagation", "private")
     run(
-        [*private, sys.executable, "-m", __name__, step, *map(str, arguments)],
+        [*confined(), sys.executable, "-m", __name__, step, *map(str, arguments)],
         timeout=TIMEOUT,
         env={"PYTHONPATH": str(source), "SOURCE_DATE_EPOCH": str(epoch)},
     )

@@ -1,4 +1,4 @@
-"""The initrd: an archive that the kernel reads, with drivers of disks; the same for the same content."""
+"""The initrd: an archive that the kernel reads, with the drivers of disks."""
 
 import lzma
 import re
@@ -10,7 +10,7 @@ from appliance.image import initrd, kernel, recipe
 
 def _read(archive: bytes) -> dict[str, tuple[int, bytes]]:
     """An independent reader of cpio's newc format."""
-    found = {}
+    found: dict[str, tuple[int, bytes]] = {}
     place = 0
     while True:
         head = archive[place : place + 110]

@@ -109,7 +109,7 @@ is whatever the document says (10.1.1.0/24 in the example).
 
 SITES = Topology(
     name="sites",
-    networks=("guest", "guest-b", "control", "public"),
+    networks=("guest", "guestb", "control", "public"),
     nodes={
         "vm": SystemVm(
             role="router",
@@ -123,11 +123,11 @@ SITES = Topology(
             control_address="169.254.10.2/16",
             control_port=8443,
         ),
-        "vm-b": SystemVm(
+        "vmb": SystemVm(
             role="router",
             hostname="r-2-vm",
             nics=(
-                Nic("eth0", "guest-b", "02:00:0a:02:01:01"),
+                Nic("eth0", "guestb", "02:00:0a:02:01:01"),
                 Nic("eth1", "control", "0e:00:a9:fe:0a:03"),
                 Nic("eth2", "public", "1e:00:cb:00:71:03"),
             ),
@@ -136,7 +136,7 @@ SITES = Topology(
             control_port=8443,
         ),
         "vm1": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0a"),)),
-        "vm-b1": GuestVm(nics=(Nic("eth0", "guest-b", "02:00:0a:02:01:0a"),)),
+        "vm3": GuestVm(nics=(Nic("eth0", "guestb", "02:00:0a:02:01:0a"),)),
         "internet": ROUTER.nodes["internet"],
         "management": ROUTER.nodes["management"],
     },

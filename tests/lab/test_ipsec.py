@@ -155,7 +155,7 @@ def connection(own: str, peer: str, here: str, there: str, **more: object) -> Do
 def sites(boot_lab: Boot) -> tuple[Site, Site]:
     """Both VMs with one connection each; B waits for A."""
     lab = boot_lab("sites")
-    vms = lab.vms["vm"], lab.vms["vm-b"]
+    vms = lab.vms["vm"], lab.vms["vmb"]
     for vm in vms:
         vm.wait_ready()
         vm.run(["sh", "-c", _USER_SPACE])
@@ -163,7 +163,7 @@ def sites(boot_lab: Boot) -> tuple[Site, Site]:
     a = Site(vms[0], document("r-1-vm", macs[0], "10.1", "169.254.10.2/16", A))  # type: ignore[arg-type] # three NICs
     b = Site(vms[1], document("r-2-vm", macs[1], "10.2", "169.254.10.3/16", B))  # type: ignore[arg-type] # three NICs
     settle(lab.guests["vm1"], GUEST_A)
-    settle(lab.guests["vm-b1"], GUEST_B, "10.2.1.1")
+    settle(lab.guests["vm3"], GUEST_B, "10.2.1.1")
     b.connection("head", connection(B, A, NET_B, NET_A, start="passive"))
     a.connection("branch", connection(A, B, NET_A, NET_B))
     return a, b
@@ -202,10 +202,10 @@ def test_tunnel_carries_traffic_untranslated(lab: Lab, sites: tuple[Site, Site])
     b.wait("head")
     before = a.tunnel("branch")["packets_in"]
     assert lab.guests["vm1"].pings(GUEST_B, count=3)
-    with lab.guests["vm-b1"].serve(80):
+    with lab.guests["vm3"].serve(80):
         body = lab.guests["vm1"].get(f"http://{GUEST_B}/").body
-        assert body.decode().strip() == f"vm-b1 sees {GUEST_A}"
-    assert lab.guests["vm-b1"].pings(GUEST_A)
+        assert body.decode().strip() == f"vm3 sees {GUEST_A}"
+    assert lab.guests["vm3"].pings(GUEST_A)
     row = a.tunnel("branch")
     assert row["packets_in"] >= before + 5
     assert row["bytes_out"] > 0
@@ -217,7 +217,7 @@ def test_tunnel_carries_traffic_untranslated(lab: Lab, sites: tuple[Site, Site])
 
 def test_only_what_the_connection_names_passes(lab: Lab, sites: tuple[Site, Site]) -> None:
     """A guest with an address that B routes, but that the connection does not name."""
-    guest = lab.guests["vm-b1"]
+    guest = lab.guests["vm3"]
     guest.run(["ip", "address", "add", "10.2.50.7/32", "dev", guest.nic.name])
     ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", GUEST_A]
     assert guest.run([*ping, "-I", "10.2.50.7"], check=False).returncode == 1

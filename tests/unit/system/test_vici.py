@@ -48,9 +48,13 @@ class SmallCharon:
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
+        """A socket that another thread waits at is shut down before its number is given back."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._server.close()
 
     def _serve(self) -> None:
@@ -67,6 +71,7 @@ class SmallCharon:
             try:
                 data = transport.receive()
             except OSError:
+                peer.close()
                 return
             kind, name = data[0], data[2 : 2 + data[1]].decode()
             if kind in {Packet.EVENT_REGISTER, Packet.EVENT_UNREGISTER}:

@@ -218,7 +218,7 @@ class Machine:
     def run(
         self,
         argv: Sequence[str],
-        timeout: float = 60,
+        timeout: float = 180,
         *,
         check: bool = True,
         stdin: bytes = b"",

@@ -107,6 +107,8 @@ def _environment(recipe: Recipe, scratch: Path) -> dict[str, str]:
         "PYTHONPATH": source,
         "DIB_PYTHON_EXEC": sys.executable,
         "DIB_NO_TIMESTAMP": "1",
+        # A loop device over a tmpfs that is gone no longer says whose it was.
+        "DIB_NO_TMPFS": "1",
         "DIB_LOCKFILES": str(scratch / "locks"),
         "DIB_IMAGE_CACHE": str(scratch / "cache"),
         "ELEMENTS_PATH": ":".join(map(str, recipe.elements_path)),

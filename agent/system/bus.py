@@ -115,7 +115,8 @@ class Signals:
 def connect(bus: str = "SYSTEM") -> Iterator[Bus]:
     """A connection to the bus; `bus` may be an address. Raises BusError."""
     try:
-        connection = open_dbus_connection(bus)
+        # Its own default, a second, is short for a VM that boots on a busy host.
+        connection = open_dbus_connection(bus, auth_timeout=_TIMEOUT)
     except (OSError, ValueError, KeyError) as error:
         raise BusError("", f"the system's bus cannot be reached: {error}") from error
     try:

@@ -23,7 +23,7 @@ _TIMEOUT = 120.0
 # The format is described in the kernel's admin-guide, under device-mapper: log-writes.
 _MAGIC = 0x6A736677736872
 _SUPER = struct.Struct("<QQQI")  # magic, version, entries, bytes of a sector
-_ENTRY = struct.Struct("<QQQQ")  # sector, sectors, flags, bytes of data
+_ENTRY = struct.Struct("<QQQQ")  # sector, sectors, flags, bytes of a mark (never here)
 _FLUSH, _FUA, _DISCARD = 1, 2, 4
 
 
@@ -149,12 +149,12 @@ def _entries(log: BinaryIO) -> Iterator[_Write]:
     at = sector
     while at + sector <= end:
         log.seek(at)
-        start, sectors, flags, length = _ENTRY.unpack(log.read(_ENTRY.size))
-        if not (sectors or flags or length):
+        start, sectors, flags, _ = _ENTRY.unpack(log.read(_ENTRY.size))
+        if not (sectors or flags):
             return  # not written yet
+        size = sectors * sector
         data = at + sector
-        at = data + -(-length // sector) * sector
-        if data + length > end:
+        at = data if flags & _DISCARD else data + size
+        if at > end:
             return
-        size = sectors * sector if flags & _DISCARD else length
         yield _Write(start * sector, size, data, flags)

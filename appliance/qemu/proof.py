@@ -433,7 +433,11 @@ def without_configuration(bench: Bench) -> Checks:
     """No boot configuration, then a broken one: closed, and the console says why."""
     for words, credentials, reason in (
         ("without a boot configuration", {}, r"(?i)no boot configuration"),
-        ("with a broken one", {"sysvm.boot": _BROKEN}, r"boot configuration \(credential\) cannot be used"),
+        (
+            "with a broken one",
+            {"sysvm.boot": _BROKEN},
+            r"boot configuration \(credential\) cannot be used",
+        ),
     ):
         spec = bench.spec(told=False)
         spec = dataclasses.replace(spec, credentials={**spec.credentials, **credentials})

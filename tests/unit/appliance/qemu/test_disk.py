@@ -22,7 +22,7 @@ def log(*entries: tuple[int, int, bytes]) -> bytes:
     for sector, flags, data in entries:
         discarded = 1 if flags & DISCARD else 0
         sectors = discarded or len(data) // SECTOR
-        head = struct.pack("<QQQQ", sector, sectors, flags, len(data))
+        head = struct.pack("<QQQQ", sector, sectors, flags, 0)
         written += [head.ljust(SECTOR, b"\0"), data]
     return b"".join(written)
 

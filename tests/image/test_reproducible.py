@@ -16,7 +16,7 @@ from appliance.errors import ApplianceError
 from appliance.image import archive, checksums, diff, listing, locks, recipe, root_archive
 from appliance.image.locks import Lock
 
-pytestmark = pytest.mark.image
+pytestmark = [pytest.mark.image, pytest.mark.proof]
 
 ROOM = 8 << 30  # bytes: two root file systems, two builders, what they are built from
 TIMEOUT = 1800.0

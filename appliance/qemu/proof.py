@@ -66,7 +66,7 @@ def run(case: Case, bench: Bench) -> Checks:
     """A case's checks; that it could not be told to its end is one more, which fails."""
     try:
         yield from case.tell(bench)
-    except (ApplianceError, AssertionError, CommandFailed, OSError) as error:
+    except (ApplianceError, AssertionError, CommandFailed, OSError, LookupError) as error:
         hint = getattr(error, "hint", "")
         tail = bench.vm.console[-1500:] if bench.vm is not None else ""
         yield Check(f"{case.words}: to its end", False, f"{error}\n{hint}\n{tail}".strip())  # noqa: FBT003
@@ -562,7 +562,7 @@ def _link_local(vm: Machine) -> dict[str, str]:
 
 # -- IPsec -----------------------------------------------------------------------------------------
 
-_SITES = {"vm": ("10.1", "203.0.113.10", "branch"), "vm-b": ("10.2", "203.0.113.20", "head")}
+_SITES = {"vm": ("10.1", "203.0.113.10", "branch"), "vmb": ("10.2", "203.0.113.20", "head")}
 _NEAR, _FAR = "10.1.1.10", "10.2.1.10"
 
 
@@ -582,14 +582,14 @@ def tunnel(bench: Bench) -> Checks:
             sites.machines[node].run(["sh", "-c", "cat >/run/site.json"], stdin=document)
             pushed = sites.machines[node].run(["sysvmctl", "push", "/run/site.json"], 180)
             yield check(f"{node} takes its document", pushed.returncode == 0, pushed.text)
-        near, far = sites.guests["vm1"], sites.guests["vm-b1"]
+        near, far = sites.guests["vm1"], sites.guests["vm3"]
         _settle(near, _NEAR, "10.1.1.1")
         _settle(far, _FAR, "10.2.1.1")
         wait_until(lambda: near.pings(_FAR), 120, "a packet through the tunnel", every=1)
         yield check("the tunnel carries packets", True)  # noqa: FBT003
         with far.serve(80):
             seen = near.get(f"http://{_FAR}/").text.strip()
-        yield same("and does not translate them", f"vm-b1 sees {_NEAR}", seen)
+        yield same("and does not translate them", f"vm3 sees {_NEAR}", seen)
         first = sites.machines["vm"]
         before = _spis(first)
         yield check("ESP is the kernel's", len(before) >= 2, before)

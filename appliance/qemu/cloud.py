@@ -60,6 +60,7 @@ class Cloud:
     guests: Mapping[str, Guest]
     machines: dict[str, Machine] = field(default_factory=dict)
     generations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _told: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def neighbour(self) -> Guest:
@@ -91,7 +92,7 @@ class Cloud:
             raise TypeError(f"{node} is no system VM")
         model = changes.pop("nic", "virtio-net-pci")
         fault = changes.pop("fault", None)
-        told = json.dumps(boot_configuration(described, self.keys)).encode()
+        told = self.boot_configuration(node)
         boot = {BOOT_CREDENTIAL: told} if changes.pop("told", True) else {}
         faults = {FAULT_CREDENTIAL: fault.encode()} if fault else {}
         return replace(
@@ -104,9 +105,15 @@ class Cloud:
             **changes,
         )
 
-    def boot_configuration(self) -> bytes:
-        """What the system VM is told at boot."""
-        return json.dumps(boot_configuration(VM, self.keys)).encode()
+    def boot_configuration(self, node: str = "vm") -> bytes:
+        """What a system VM is told at each of its boots."""
+        if node not in self._told:
+            described = self.topology.nodes[node]
+            if not isinstance(described, SystemVm):
+                raise TypeError(f"{node} is no system VM")
+            # Kept: a revocation list that is signed anew is another one.
+            self._told[node] = json.dumps(boot_configuration(described, self.keys)).encode()
+        return self._told[node]
 
     def guest(self) -> Machine:
         """The tenant's virtual machine, switched on, or as it runs already."""

@@ -580,7 +580,7 @@ def tunnel(bench: Bench) -> Checks:
         for node in reversed(_SITES):
             document = json.dumps(_site(sites, node)).encode()
             sites.machines[node].run(["sh", "-c", "cat >/run/site.json"], stdin=document)
-            pushed = sites.machines[node].run(["sysvmctl", "push", "/run/site.json"], 180)
+            pushed = sites.machines[node].run(["sysvmctl", "apply", "/run/site.json"], 180)
             yield check(f"{node} takes its document", pushed.returncode == 0, pushed.text)
         near, far = sites.guests["vm1"], sites.guests["vm3"]
         _settle(near, _NEAR, "10.1.1.1")

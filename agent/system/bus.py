@@ -26,6 +26,7 @@ from jeepney.io.blocking import (  # type: ignore[import-untyped]
 )
 
 _TIMEOUT = 10.0  # seconds
+_START_TIMEOUT = 60.0  # seconds; less than the restore may take (sysvm-restore.service)
 _BUS = DBusAddress(message_bus.object_path, message_bus.bus_name, message_bus.interface)
 
 
@@ -115,8 +116,8 @@ class Signals:
 def connect(bus: str = "SYSTEM") -> Iterator[Bus]:
     """A connection to the bus; `bus` may be an address. Raises BusError."""
     try:
-        # Its own default, a second, is short for a VM that boots on a busy host.
-        connection = open_dbus_connection(bus, auth_timeout=_TIMEOUT)
+        # At boot the bus's socket is there before the bus: systemd starts it after sysinit.target.
+        connection = open_dbus_connection(bus, auth_timeout=_START_TIMEOUT)
     except (OSError, ValueError, KeyError) as error:
         raise BusError("", f"the system's bus cannot be reached: {error}") from error
     try:

@@ -87,7 +87,13 @@ class Shell:
             )
         code, _, rest = answer.partition("\n")
         output, _, errors = rest.partition(".\n")  # no character of base64's
-        done = Completed(tuple(argv), int(code), base64.b64decode(output), base64.b64decode(errors))
+        try:
+            done = Completed(
+                tuple(argv), int(code), base64.b64decode(output), base64.b64decode(errors)
+            )
+        except ValueError as error:
+            # What is sent before the port is set up can arrive in pieces.
+            raise TookTooLong(f"{shlex.join(argv)} in the machine: an answer in pieces") from error
         if check and done.returncode != 0:
             raise CommandFailed(
                 argv,

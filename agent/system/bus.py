@@ -26,7 +26,7 @@ from jeepney.io.blocking import (  # type: ignore[import-untyped]
 )
 
 _TIMEOUT = 10.0  # seconds
-_START_TIMEOUT = 60.0  # seconds; less than the restore may take (sysvm-restore.service)
+_START_TIMEOUT = 30.0  # seconds; less than the restore may take (sysvm-restore.service)
 _BUS = DBusAddress(message_bus.object_path, message_bus.bus_name, message_bus.interface)
 
 

@@ -34,6 +34,7 @@ GATEWAY = "10.1.1.1"
 CONTROL = VM.control_address.partition("/")[0]
 ADDRESSES = {"guest": "10.1.1.10", "name": "198.51.100.10"}
 
+_BOOT_UNITS = ("sysvm-restore.service", "sysvm-agent.service", "sysvm-front.service")
 _SSH = 3922
 _WEB, _FORWARDED = 80, 8080
 _FULL = "/var/lib/sysvm/.filled"
@@ -93,6 +94,8 @@ def power_on(bench: Bench) -> Checks:
     state = vm.run(["systemctl", "is-system-running", "--wait"], 180, check=False).text.strip()
     failed = vm.run(["systemctl", "--failed", "--no-legend", "--plain"]).text.strip()
     yield check("every unit started", state == "running", f"{state}: {failed}")
+    again = {unit: _property(vm, unit, "NRestarts") for unit in _BOOT_UNITS}
+    yield check("none of ours needed a second attempt", set(again.values()) == {"0"}, again)
     status = bench.cloud.request("GET", "/v1/status").json()
     yield check("says that nothing has been pushed", status["running"]["generation"] == 0, status)
 

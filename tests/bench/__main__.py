@@ -54,7 +54,7 @@ FULL = Sizes(
     rules=(10, 1000, 10000),
     rounds=3,
     stream=1.0,
-    image_boots=3,
+    image_boots=2,
     image_guests=image.MEMORY,
 )
 QUICK = Sizes(

@@ -274,7 +274,8 @@ def _image_boot(image: Results | None) -> str:
             )
         ),
     )
-    return f"{table}\n`systemd-analyze`: {boot['analyze']}\n\n```\n{boot['chain'].strip()}\n```\n"
+    told = f"`systemd-analyze`: {boot['analyze']}; without our units: {boot['bare_analyze']}"
+    return f"{table}\n{told}\n\n```\n{boot['chain'].strip()}\n```\n"
 
 
 def _image_units(image: Results | None) -> str:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from agent import banner
 from agent.document.boot_source import Source
@@ -33,6 +34,9 @@ from agent.system.files import Disk
 from agent.system.host import LinuxHost
 from agent.system.paths import Paths
 from agent.system.run import CommandFailed
+
+if TYPE_CHECKING:
+    from flask import Response
 
 log = logging.getLogger("sysvm")
 
@@ -186,12 +190,19 @@ def _serve() -> int:
         signal.signal(signal.SIGTERM, _terminate)
         try:
             app = create_app(engine, LinuxMachine(paths, listener=host.listener))
+            app.after_request(_trim_when_sent)
             serve(app, paths.run / "control.sock", ready=lambda: _notify("READY=1"))
         finally:
             stop.set()
             with contextlib.suppress(EngineError, HostFull, StepFailed):
                 engine.save_counters()
     return 0
+
+
+def _trim_when_sent(response: "Response") -> "Response":
+    """What a push needed for a moment goes back to the system once it is answered."""
+    response.call_on_close(memory.trim)
+    return response
 
 
 def _terminate(_signal: int, _frame: object) -> None:

@@ -17,6 +17,14 @@ def settle() -> None:
 
 
 def give_back() -> None:
-    """Collect garbage, and have the allocator return whole free pages (malloc_trim(3))."""
+    """Collect garbage, and have the allocator return whole free pages."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Have the allocator return whole free pages (malloc_trim(3)); a millisecond or two."""
+    _LIBC.malloc_trim(0)
+
+
+_LIBC = ctypes.CDLL(None)

@@ -130,24 +130,26 @@ def test_full_memory_disk_refuses_pushes_too(lab: Lab, router: Router) -> None:
 
 
 def test_read_only_disk_keeps_the_data_plane(lab: Lab, router: Router) -> None:
-    """Case 23."""
-    before = router.everything()
-    lab.vm.run(["mount", "--bind", STATE, STATE])
-    lab.vm.run(["mount", "-o", "remount,bind,ro", STATE])
-    try:
-        document = router.next(merge(router.document, record(70)))
-        answer = router.put(document)
-        assert answer.status == 507, answer.text
-        assert "read-only" in answer.text.lower()
-        assert lab.vm.request("POST", "/v1/rollback").status == 507
-        assert router.everything() == before
-        assert serves(lab)
-        # The agent itself may even die and come back.
-        lab.vm.run(["systemctl", "kill", "--signal=KILL", "sysvm-agent"])
-        wait_until(lambda: _answers(lab), 15, "the agent")
-        assert serves(lab)
-    finally:
-        lab.vm.run(["umount", STATE])
+    """Case 23: a file system that turned read-only, as one with errors does, for everybody."""
+    with small_disk(lab, STATE):
+        before = router.everything()
+        lab.vm.run(["mount", "-o", "remount,ro", STATE])
+        try:
+            document = router.next(merge(router.document, record(70)))
+            answer = router.put(document)
+            assert answer.status == 507, answer.text
+            assert "read-only" in answer.text.lower()
+            assert lab.vm.request("POST", "/v1/rollback").status == 507
+            assert router.everything() == before
+            assert serves(lab)
+            # The agent itself may even die and come back.
+            lab.vm.run(["systemctl", "kill", "--signal=KILL", "sysvm-agent"])
+            wait_until(lambda: _answers(lab), 15, "the agent")
+            assert serves(lab)
+        finally:
+            lab.vm.run(["mount", "-o", "remount,rw", STATE])
+    # It was started while the other disk lay there, and its sandbox keeps that one.
+    lab.vm.run(["systemctl", "restart", "sysvm-agent"])
     assert router.put(document).status == 200
     router.document = document
 

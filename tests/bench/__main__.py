@@ -101,10 +101,10 @@ def main() -> int:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1))
     sys.stdout.write(report.text(results))
-    complete = not given.quick and not given.size and set(given.only) == set(PARTS)
-    image_alone = not given.quick and set(given.only) == {"image"}
-    if (complete or image_alone) and not given.no_write:
-        report.write(results, report.IMAGE if image_alone else None)
+    full = not given.quick and not given.size and not given.no_write
+    parts = set(given.only)
+    if full and (parts == {"image"} or parts >= set(PARTS) - {"image"}):
+        report.write(results, image="image" in parts, lab="changes" in parts)
         say("wrote docs/performance.md")
     return 0
 

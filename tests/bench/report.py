@@ -21,18 +21,19 @@ def text(results: Results) -> str:
     return "".join(f"\n{title}\n\n{body}" for title, body in _tables(results).items() if body)
 
 
-def write(results: Results, names: Sequence[str] | None = None) -> None:
-    """Fill the tables of docs/performance.md in, all or these, and draw its plots."""
+def write(results: Results, *, image: bool, lab: bool) -> None:
+    """Fill the tables of docs/performance.md in, those of the image, of the lab or both, and draw
+    the lab's plots."""
     document = DOCUMENT.read_text()
     for name, body in _tables(results).items():
-        if names is not None and name not in names:
+        if not (image if name in IMAGE else lab):
             continue
         pattern = rf"(<!-- bench: {re.escape(name)} -->\n).*?(<!-- /bench -->)"
         document, found = re.subn(pattern, rf"\g<1>\n{body}\n\g<2>", document, flags=re.DOTALL)
         if not found:
             raise AssertionError(f"docs/performance.md has no place for: {name}")
     DOCUMENT.write_text(document)
-    if names is not None:
+    if not lab:
         return
     try:
         from tests.bench import plots

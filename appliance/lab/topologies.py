@@ -111,18 +111,7 @@ SITES = Topology(
     name="sites",
     networks=("guest", "guestb", "control", "public"),
     nodes={
-        "vm": SystemVm(
-            role="router",
-            hostname="r-1-vm",
-            nics=(
-                Nic("eth0", "guest", "02:00:0a:01:01:01"),
-                Nic("eth1", "control", "0e:00:a9:fe:0a:02"),
-                Nic("eth2", "public", "1e:00:cb:00:71:02"),
-            ),
-            control_nic="eth1",
-            control_address="169.254.10.2/16",
-            control_port=8443,
-        ),
+        "vm": ROUTER.nodes["vm"],
         "vmb": SystemVm(
             role="router",
             hostname="r-2-vm",
@@ -135,7 +124,7 @@ SITES = Topology(
             control_address="169.254.10.3/16",
             control_port=8443,
         ),
-        "vm1": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0a"),)),
+        "vm1": ROUTER.nodes["vm1"],
         "vm3": GuestVm(nics=(Nic("eth0", "guestb", "02:00:0a:02:01:0a"),)),
         "internet": ROUTER.nodes["internet"],
         "management": ROUTER.nodes["management"],

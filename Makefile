@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 # What the lab and the builder call, and what compiles the one package that has no wheel.
 # None of them brings a daemon that starts: those of the VM run in the VM alone.
 PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset iproute2 iptables \
-	iputils-ping libc6-dev mmdebstrap nftables nmap openssl procps python3-dev systemd-container \
-	tcpdump util-linux
+	iputils-ping libc6-dev mmdebstrap nftables nmap openssh-client openssl procps python3-dev \
+	systemd-container tcpdump util-linux
 # What builds an image, unpacks one, and boots it.
-PACKAGES += dosfstools e2fsprogs fdisk gnupg mount mtools ovmf qemu-system-x86 qemu-utils sudo zstd
+PACKAGES += dosfstools e2fsprogs fdisk genisoimage gnupg mount mtools ovmf qemu-system-x86 \
+	qemu-utils sudo zstd
 # Debian and Ubuntu take the tools for virtual environments out of Python's package.
 PACKAGES += $(shell $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || echo python3-venv)
 

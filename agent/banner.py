@@ -9,7 +9,7 @@ import datetime as dt
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Told:
     role: str = ""
     hostname: str = ""
     control: tuple[str, ...] = ()
+    state_problem: str = ""  # of the initrd, which has its own file
 
     @classmethod
     def of(cls, status: Mapping[str, Any]) -> "Told":
@@ -77,6 +78,8 @@ def render(told: Told, state: State | None, running: Revision | None, trouble: s
         ("control", ", ".join(control) or "no address"),
         ("health", _health(told, state, trouble)),
     ]
+    if told.state_problem:
+        rows.append(("STATE", told.state_problem))
     lines = [line for label, value in rows for line in _row(label, value)]
     if told.problems:
         lines += _problems(told)
@@ -100,7 +103,7 @@ def place(paths: Paths) -> Path:
 
 
 def _current(paths: Paths, store: Store, trouble: str) -> str:
-    told = Told.of(_status(paths))
+    told = replace(Told.of(_status(paths)), state_problem=files.note(paths.state_problem))
     try:
         state = store.state()
     except EngineError as error:

@@ -383,6 +383,8 @@ def print_status(answer: Mapping[str, Any]) -> None:
     say(_running(answer))
     if answer["degraded"]:
         say(_pair("DEGRADED", answer["degraded"]))
+    if answer["state_problem"]:
+        say(_pair("STATE", answer["state_problem"]))
     drifted = {True: "YES: sysvmctl drift says how", False: "none", None: "not known"}
     say(_pair("Drift", drifted[answer["drift"]]))
     say(_last(answer["last"]))

@@ -43,6 +43,7 @@ class Status:
     deadline: str | None
     seconds_left: float | None
     degraded: str
+    state_problem: str  # why nothing that is stored outlives this boot; empty where it does
     drift: bool | None
     services: tuple[ServiceRow, ...]
     interfaces: tuple[InterfaceRow, ...]
@@ -71,6 +72,7 @@ def status(
         deadline=timestamp(state.deadline) if state.provisional else None,
         seconds_left=seconds_left(state, now),
         degraded=state.degraded,
+        state_problem=facts.state_problem,
         drift=drift,
         services=services,
         interfaces=interfaces,

@@ -63,6 +63,16 @@ def create(
             os.fsync(descriptor)
 
 
+def note(path: Path) -> str:
+    """The one line that somebody left here; empty where nobody did."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+
+
 def give(descriptor: int, mode: int, owner: str) -> None:
     """Set owner, then mode: a change of owner clears bits of the mode."""
     ids = owner_ids(owner)

@@ -25,7 +25,7 @@ from agent.api.ports import (
 from agent.engine.host import StepFailed
 from agent.engine.model import UnitState
 from agent.services import dhcp_dns, load_balancer
-from agent.system import dnsmasq, haproxy, legacy, vici
+from agent.system import dnsmasq, files, haproxy, legacy, vici
 from agent.system.blobs import BlobMissing, BlobRefused, Blobs
 from agent.system.paths import Paths
 from agent.system.run import CommandFailed, run
@@ -53,6 +53,7 @@ class LinuxMachine:
             uptime=max(0.0, now - psutil.Process(1).create_time()),
             agent_uptime=max(0.0, now - process.create_time()),
             agent_memory=process.memory_full_info().uss,
+            state_problem=files.note(self.paths.state_problem),
         )
 
     def units(self, names: Sequence[str]) -> Mapping[str, UnitReport]:

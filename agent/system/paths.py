@@ -29,5 +29,10 @@ class Paths:
         return self.state / "blobs"
 
     @property
+    def state_problem(self) -> Path:
+        """What the initrd found wrong with the state partition; not there where all is well."""
+        return self.run / "state-problem"
+
+    @property
     def lock(self) -> Path:
         return self.run / "lock"

@@ -137,6 +137,15 @@ def test_the_same_banner_is_not_written_again(paths: Paths) -> None:
     assert banner.place(paths).stat().st_mode & 0o777 == 0o644
 
 
+def test_a_vm_that_keeps_nothing_says_so(paths: Paths) -> None:
+    banner.write(paths, announced(paths))
+    assert "STATE" not in rows(banner.place(paths).read_text())
+    paths.state_problem.write_text("the state partition cannot be used\n")
+    banner.write(paths, announced(paths))
+    said = rows(banner.place(paths).read_text())
+    assert said["STATE"] == "the state partition cannot be used"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"problems": [1]}', '{"ok": "yes"}'])
 def test_a_rotten_status_fails_nothing(paths: Paths, text: str) -> None:
     (paths.run / "boot-status.json").write_text(text)

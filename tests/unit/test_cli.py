@@ -271,6 +271,13 @@ def test_status_fits_one_screen(ctl: Terminal, push: Push, engine: FakeEngine) -
     engine.degrade("the disk is gone")
     ctl("status")
     assert "DEGRADED  the disk is gone" in ctl.out
+    assert "\nSTATE " not in ctl.out
+
+
+def test_status_says_that_nothing_is_kept(ctl: Terminal, machine: FakeMachine) -> None:
+    machine.state_problem = "the state partition cannot be used"
+    ctl("status")
+    assert "\nSTATE     the state partition cannot be used" in ctl.out
 
 
 SHOWN = {

@@ -305,6 +305,7 @@ class FakeMachine:
         self.blobs: dict[str, bytes] = {}
         self.fails: Exception | None = None
         self.restarted: list[str] = []
+        self.state_problem = ""
         self.legacy: tuple[LegacyRule, ...] = (
             LegacyRule(4, "filter", "-A INPUT -p tcp --dport 22 -j ACCEPT"),
         )
@@ -312,7 +313,7 @@ class FakeMachine:
         self.lines: tuple[str, ...] = ("2026-11-22T10:00:00+0000 vm1 haproxy[7]: ready",)
 
     def facts(self) -> Facts:
-        return Facts("booted", 86_400.0, 3600.0, 31 * 1024 * 1024)
+        return Facts("booted", 86_400.0, 3600.0, 31 * 1024 * 1024, self.state_problem)
 
     def units(self, names: Sequence[str]) -> Mapping[str, UnitReport]:
         return {name: UnitReport("active", "running", 77, 3600.0, 6 * 2**20) for name in names}

@@ -438,6 +438,12 @@ def test_status_before_the_first_document(client: FlaskClient) -> None:
     assert answer["running"] is None
     assert answer["drift"] is None
     assert answer["last"] is None
+    assert answer["state_problem"] == ""
+
+
+def test_status_says_that_nothing_is_kept(client: FlaskClient, machine: FakeMachine) -> None:
+    machine.state_problem = "the state partition cannot be used"
+    assert client.get("/v1/status").get_json()["state_problem"] == machine.state_problem
 
 
 def test_status_on_one_screen(client: FlaskClient, engine: FakeEngine) -> None:

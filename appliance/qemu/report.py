@@ -11,6 +11,7 @@ from rich.table import Table
 from appliance.errors import ApplianceError
 from appliance.qemu import proof
 from appliance.qemu.bench import Variant, bench, variants
+from appliance.qemu.cases.check import Check
 from appliance.qemu.machine import Firmware
 
 _LONGEST_SEEN = 1500  # characters of what was seen where a check does not hold
@@ -23,7 +24,7 @@ class Verdict:
     image: str
     variant: Variant
     case: proof.Case
-    checks: tuple[proof.Check, ...]
+    checks: tuple[Check, ...]
     seconds: float
 
     @property
@@ -90,7 +91,7 @@ def _prove(
     return verdicts
 
 
-def _say(check: proof.Check, console: Console) -> None:
+def _say(check: Check, console: Console) -> None:
     if check.holds:
         console.print(f"    ok  {check.what}", markup=False)
         return

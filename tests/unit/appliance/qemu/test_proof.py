@@ -1,6 +1,7 @@
 import re
 
 from appliance.qemu import proof
+from appliance.qemu.cases.check import Check, check
 
 
 def test_cases_have_names_of_their_own() -> None:
@@ -26,5 +27,5 @@ def test_other_kinds_of_machine_are_booted_pushed_to_and_reset() -> None:
 
 
 def test_check_keeps_what_was_seen_only_where_it_does_not_hold() -> None:
-    assert proof.check("holds", [1], "seen").seen == ""
-    assert proof.check("does not", [], "seen") == proof.Check("does not", False, "seen")  # noqa: FBT003
+    assert check("holds", [1], "seen").seen == ""
+    assert check("does not", [], "seen") == Check("does not", False, "seen")  # noqa: FBT003

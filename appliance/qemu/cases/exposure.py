@@ -1,0 +1,81 @@
+"""What listens, and what of it answers from each side."""
+
+import json
+import re
+
+from appliance.lab.node import Node
+from appliance.qemu.bench import Bench
+from appliance.qemu.cases.check import Checks, check
+from appliance.qemu.cases.sides import CONTROL, FORWARDED, GATEWAY, PUBLIC, SHOP, SSH, STATIC
+from appliance.qemu.cloud import VM
+from appliance.qemu.machine import Machine
+
+# Sockets that are not bound to loopback, as `ss` shows them: protocol, address, port.
+_MAY_LISTEN = {
+    ("udp", "10.1.1.1", 53), ("tcp", "10.1.1.1", 53), ("tcp", "10.1.1.1", 80),
+    ("udp", "0.0.0.0", 67),  # noqa: S104  # dnsmasq: bound to the guests' NIC
+    ("tcp", SHOP, 80), ("tcp", CONTROL, 8443), ("tcp", CONTROL, SSH),
+}  # fmt: skip
+
+
+_ALL, _LOW = "1-65535", "1-10000"
+
+
+def listeners(bench: Bench) -> Checks:
+    """What listens, and what of it answers from each side: what may, and no more."""
+    vm = bench.serving()
+    found = set()
+    for line in vm.run(["ss", "-Hlntu"]).text.splitlines():
+        words = line.split()
+        address, _, port = words[4].rpartition(":")
+        address = address.partition("%")[0].strip("[]")
+        if not address.startswith(("127.", "::1", "fe80")):
+            found.add((words[0], address, int(port)))
+    yield check("listens on nothing else", found <= _MAY_LISTEN, found - _MAY_LISTEN)
+    cloud = bench.cloud
+    cloud.neighbour.dhcp()
+    for node, address, ports, may in (
+        (cloud.internet, PUBLIC, _ALL, {FORWARDED}),
+        (cloud.internet, SHOP, _LOW, {80}),
+        (cloud.internet, STATIC, _LOW, set()),
+        (cloud.manager, CONTROL, _ALL, {8443, SSH}),
+        (cloud.neighbour, GATEWAY, _LOW, {53, 80}),
+        (cloud.neighbour, CONTROL, _LOW, set()),
+        (cloud.neighbour, PUBLIC, _LOW, {FORWARDED}),
+    ):
+        answered = scan(node, address, ports)
+        what = f"from {node.name}, {address} answers on {sorted(may) or 'nothing'} at most"
+        yield check(what, answered <= may, sorted(answered))
+    six = _link_local(vm)
+    for node, network in ((cloud.internet, "public"), (cloud.neighbour, "guest")):
+        address = six.get(network, "")
+        answered = scan(node, address, _LOW) if address else set()
+        may = {53} if network == "guest" else set()
+        yield check(
+            f"from {node.name}, over IPv6, {sorted(may) or 'nothing'} at most answers",
+            answered <= may,
+            sorted(answered),
+        )
+
+
+def scan(node: Node, address: str, ports: str) -> set[int]:
+    """The TCP ports of an address, of these, that answer a node."""
+    # A closed VM answers nothing, so the rate is all that bounds the time.
+    quick = ("-n", "-Pn", "-sS", "--min-rate", "4000", "--max-retries", "0")
+    six, target = (("-6",), f"{address}%eth0") if ":" in address else ((), address)
+    said = node.run(["nmap", *quick, *six, "-p", ports, "-oG", "-", target], 180).text
+    return {int(port) for port in re.findall(r"(\d+)/open/", said)}
+
+
+def _link_local(vm: Machine) -> dict[str, str]:
+    """The link-local address of each NIC, by its network."""
+    macs = {nic.mac: nic.network for nic in VM.nics}
+    found = {}
+    for link in json.loads(vm.run(["ip", "-j", "-6", "address"]).text):
+        mac = link.get("address", "")
+        shown = json.loads(vm.run(["ip", "-j", "link", "show", link["ifname"]]).text)
+        mac = shown[0].get("address", mac)
+        for address in link["addr_info"]:
+            if address["scope"] == "link" and mac in macs:
+                found[macs[mac]] = address["local"]
+    return found

@@ -1,0 +1,133 @@
+"""The disk is full, the clock wrong, memory short, no process can be started."""
+
+import re
+import time
+from typing import Any
+
+from appliance.lab.faults import FORBIDDEN, example
+from appliance.lab.whole import UNITS
+from appliance.qemu import guest
+from appliance.qemu.bench import READY, Bench, difference
+from appliance.qemu.cases.check import Checks, check, no_failed_units, same, unit_property
+
+_FULL = "/var/lib/sysvm/.filled"
+
+
+def disk_full(bench: Bench) -> Checks:
+    """The disk for state is full: a push is refused, the guest is served, and it heals."""
+    vm = bench.serving()
+    before = bench.look()
+    fill = f"head -c 100G /dev/zero >{_FULL} 2>/dev/null; df -P /var/lib/sysvm | tail -n 1"
+    shown = vm.run(["sh", "-c", fill], 300, check=False).text
+    yield check("the disk can be filled", "100%" in shown, shown)
+    try:
+        answer = bench.cloud.push(_changed())
+        yield check("a push is refused: 507", answer.status == 507, (answer.status, answer.text))
+        after = bench.wait_whole(before, 20)
+        yield check("nothing has changed", after == before, difference(before, after))
+        verdict = guest.wait_served(
+            bench.cloud.guest(), after=guest.last(bench.cloud.guest()).round
+        )
+        yield check("the guest is served", verdict.served, verdict)
+        vm.run(["systemctl", "restart", "sysvm-agent.service"], 120, check=False)
+        bench.cloud.wait_ready(120)
+        yield check("the agent can be restarted", True)  # noqa: FBT003
+    finally:
+        vm.run(["rm", "-f", _FULL], check=False)
+    answer = bench.cloud.push(_changed())
+    yield check("with room again, the push is taken", answer.status in (200, 201), answer.text)
+    bench.push_example()
+
+
+def _changed() -> dict[str, Any]:
+    document = example(0)
+    document["nat"]["forwards"]["more"] = {**FORBIDDEN, "ports": 9191}
+    return document
+
+
+def clock(bench: Bench) -> Checks:
+    """The hypervisor's clock an hour slow, then ten years ahead, then right again."""
+    disk = bench.new_disk()
+    bench.boot(bench.spec(disk))
+    bench.cloud.wait_ready(READY)
+    bench.push_example()
+    guest.wait_served(bench.cloud.guest(), after=guest.last(bench.cloud.guest()).round)
+    now = time.time()
+    for words, offset, let_in in (
+        ("an hour slow", -3600, True),
+        ("ten years ahead", 10 * 365.25 * 86400, False),
+        ("right again", 0, True),
+    ):
+        vm = bench.vm
+        if vm is not None:
+            vm.power_button()
+            vm.wait_off(180)
+        base = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now + offset))
+        vm = bench.boot(bench.spec(disk, clock=base if offset else "utc"))
+        after = guest.last(bench.cloud.guest()).round
+        verdict = guest.wait_served(bench.cloud.guest(), READY, after=after)
+        yield check(f"{words}: the guest is served", verdict.served, verdict)
+        vm.wait_success(["sysvmctl", "status"], 120, "an answer to sysvmctl")
+        if let_in:
+            bench.cloud.wait_ready(120)
+            answer = bench.cloud.push(example(0))
+            yield check(f"{words}: takes a push", answer.status in (200, 201), answer.text)
+        else:
+            year = vm.run(["date", "+%Y"]).text.strip()
+            yield check(f"{words}: it believes so", int(year) > time.gmtime(now).tm_year + 5, year)
+            refused = not bench.cloud.ready()
+            yield check(f"{words}: certificates that are over by then are refused", refused)
+        yield from no_failed_units(words, vm)
+
+
+def memory(bench: Bench) -> Checks:
+    """Daemons out of memory, one by one, and then the whole VM: each is back, by itself."""
+    vm = bench.serving()
+    for unit in ("dnsmasq.service", "haproxy.service", "sysvm-agent.service"):
+        before = unit_property(vm, unit, "NRestarts")
+        squeeze = "memory=$(cat /sys/fs/cgroup/system.slice/$1/memory.current)"
+        limit = f"{squeeze}; echo $((memory / 4)) >/sys/fs/cgroup/system.slice/$1/memory.max"
+        vm.run(["sh", "-c", limit, "sh", unit], check=False)
+        restarted = f"test $(systemctl show --value -p NRestarts {unit}) -gt {before}"
+        vm.wait_success(["sh", "-c", restarted], 60, f"{unit} being killed for its memory")
+        free = "echo max >/sys/fs/cgroup/system.slice/$1/memory.max"
+        vm.run(["sh", "-c", free, "sh", unit], check=False)
+        vm.wait_success(["systemctl", "-q", "is-active", unit], 90, f"{unit} being back")
+        killed = vm.run(["journalctl", "-b", "-u", unit, "--no-pager", "-n", "200"]).text
+        yield check(
+            f"{unit} was killed for its memory and is back",
+            re.search(r"oom-kill|OOM|out of memory", killed),
+            killed[-800:],
+        )
+    restarts = {unit: unit_property(vm, unit, "NRestarts") for unit in UNITS}
+    greedy = "choom -n 1000 -- tail /dev/zero; echo $?"
+    ended = vm.run(["sh", "-c", greedy], 180, check=False).text.strip()
+    yield check("a process that takes all memory is killed", ended in ("137", "9"), ended)
+    bench.cloud.wait_ready(120)
+    now = {unit: unit_property(vm, unit, "NRestarts") for unit in UNITS}
+    yield same("no daemon of ours is killed in its place", restarts, now)
+    verdict = guest.wait_served(bench.cloud.guest(), after=guest.last(bench.cloud.guest()).round)
+    yield check("the guest is served", verdict.served, verdict)
+
+
+def forks(bench: Bench) -> Checks:
+    """The agent can start no process: a push fails, nothing has changed, and it heals."""
+    vm = bench.serving()
+    before = bench.look()
+    limit = "/sys/fs/cgroup/system.slice/sysvm-agent.service/pids.max"
+    vm.run(["sh", "-c", f"echo 1 >{limit}"])
+    try:
+        try:
+            answer = bench.cloud.push(_changed(), timeout=120)
+            status, said = answer.status, answer.text
+        except OSError as error:
+            status, said = 0, str(error)
+        yield check("the push fails, and says so", status == 0 or status >= 400, (status, said))
+    finally:
+        vm.run(["sh", "-c", f"echo max >{limit}"])
+    bench.cloud.wait_ready(120)
+    after = bench.wait_whole(before)
+    yield check("nothing has changed", after == before, difference(before, after))
+    answer = bench.cloud.push(_changed())
+    yield check("afterwards, a push is taken", answer.status in (200, 201), answer.text)
+    bench.push_example()

@@ -161,6 +161,7 @@ def _expire(revision: int) -> int:
 def _serve() -> int:
     from agent.api.app import create_app
     from agent.api.server import serve
+    from agent.api.streams import Streams
     from agent.system.machine import LinuxMachine
 
     paths = Paths()
@@ -189,9 +190,12 @@ def _serve() -> int:
             threading.Thread(target=boot.listen, args=listen, name="listen", daemon=True).start()
         signal.signal(signal.SIGTERM, _terminate)
         try:
-            app = create_app(engine, LinuxMachine(paths, listener=host.listener))
+            streams = Streams()
+            machine = LinuxMachine(paths, listener=host.listener)
+            app = create_app(engine, machine, streams=streams)
             app.after_request(_trim_when_sent)
-            serve(app, paths.run / "control.sock", ready=lambda: _notify("READY=1"))
+            control = paths.run / "control.sock"
+            serve(app, control, streams=streams, ready=lambda: _notify("READY=1"))
         finally:
             stop.set()
             with contextlib.suppress(EngineError, HostFull, StepFailed):

@@ -23,6 +23,7 @@ from agent.api.ports import Engine, Machine
 from agent.api.problems import Answer, Kind, Refusal
 from agent.api.routes import LONGEST_DOCUMENT, ROUTES, Route
 from agent.api.shape import to_json
+from agent.api.streams import Stream, Streams
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +31,22 @@ CLIENT_HEADER = "X-Sysvm-Client"
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@=,-]{0,127}")
 HEADERS = ("Content-Type", "If-Match", "If-None-Match")
 PEER = "sysvm.peer"  # the WSGI environment's name for the process at the other end
+WATCH = "sysvm.watch"  # and for what watches the client from now on, and tells whether it has left
 
 
 def create_app(
-    engine: Engine, machine: Machine, *, now: Callable[[], float] = time.time
+    engine: Engine,
+    machine: Machine,
+    *,
+    now: Callable[[], float] = time.time,
+    streams: Streams | None = None,
 ) -> flask.Flask:
     """The endpoint on this engine and this machine; `now` is seconds since the epoch."""
     app = flask.Flask("sysvm", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_DOCUMENT
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False
-    operations = Operations(engine, machine, now)
+    operations = Operations(engine, machine, now, streams or Streams())
     for route in ROUTES:
         app.add_url_rule(
             _rule(route),
@@ -83,7 +89,7 @@ def _view(route: Route, operations: Operations) -> Callable[..., flask.Response]
             return _problem(answer)
         if call.changes:
             _note_success(operations, call, response)
-        return _respond(response)
+        return respond(response)
 
     return view
 
@@ -167,12 +173,25 @@ def _path() -> str:
 # -- responses ---------------------------------------------------------------------------------
 
 
-def _respond(response: Response) -> flask.Response:
+def respond(response: Response) -> flask.Response:
+    """An operation's answer as Flask sends it."""
+    if isinstance(response.content, Stream):
+        return _stream(response, response.content)
     if isinstance(response.content, bytes):
         content, media_type = response.content, "application/octet-stream"
     else:
         content, media_type = _json(to_json(response.content)), "application/json"
     answer = flask.Response(content, response.status, content_type=media_type)
+    answer.headers.update(response.headers)
+    return answer
+
+
+def _stream(response: Response, stream: Stream) -> flask.Response:
+    watch = flask.request.environ.get(WATCH)
+    if watch is not None:
+        stream.gone = watch()
+    answer = flask.Response(stream, response.status, content_type=stream.media_type)
+    answer.headers["Cache-Control"] = "no-store"
     answer.headers.update(response.headers)
     return answer
 

@@ -99,11 +99,11 @@ def _body(body: Body) -> dict[str, Any]:
 def _reply(reply: Reply, schemas: dict[str, Any]) -> dict[str, Any]:
     value: dict[str, Any] = {"description": reply.description}
     if reply.content is bytes:
-        value["content"] = {"application/octet-stream": {"schema": {}}}
+        value["content"] = {reply.media_type or "application/octet-stream": {"schema": {}}}
     elif reply.content is not None:
         known = isinstance(reply.content, Mapping)
         schema = reply.content if known else schema_of(reply.content, schemas)
-        value["content"] = {"application/json": {"schema": schema}}
+        value["content"] = {reply.media_type or "application/json": {"schema": schema}}
     return value
 
 

@@ -17,6 +17,7 @@ from agent.api.ports import Engine, Machine
 from agent.api.problems import Refusal
 from agent.api.routes import Route
 from agent.api.show import ServiceRow
+from agent.api.streams import Streams
 from agent.document import json as strict_json
 from agent.document.document import schema
 from agent.engine.errors import NothingApplied
@@ -55,7 +56,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer that is not a problem: bytes as they are, anything else as JSON."""
+    """An answer that is not a problem: bytes and a Stream as they are, anything else as JSON."""
 
     content: object
     status: int = 200
@@ -65,10 +66,13 @@ class Response:
 class Operations:
     """The endpoint on one engine and one machine; `now` is seconds since the epoch."""
 
-    def __init__(self, engine: Engine, machine: Machine, now: Callable[[], float]) -> None:
+    def __init__(
+        self, engine: Engine, machine: Machine, now: Callable[[], float], streams: Streams
+    ) -> None:
         self._engine = engine
         self._machine = machine
         self._now = now
+        self._streams = streams
         self._last: status.LastChange | None = None
 
     def answer(self, call: Call) -> Response:

@@ -218,6 +218,13 @@ BUSY = Kind(
     "Try again after as many seconds as Retry-After says.",
     retryable=True,
 )
+TOO_MANY_STREAMS = Kind(
+    "too-many-streams",
+    503,
+    "As many long answers as this VM gives at once are under way",
+    "Try again when one of them has ended, or after as many seconds as Retry-After says.",
+    retryable=True,
+)
 FULL = Kind(
     "full",
     507,

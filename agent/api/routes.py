@@ -58,11 +58,15 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A success: its status and what is in it (a type of ours, a JSON Schema, or bytes)."""
+    """A success: its status and what is in it (a type of ours, a JSON Schema, or bytes).
+
+    Of a stream of lines or events, `content` is the type of each, and `media_type` theirs.
+    """
 
     status: int
     description: str
     content: Any = None
+    media_type: str | None = None  # by default JSON's, or octet-stream for bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +84,12 @@ class Route:
     headers: tuple[Parameter, ...] = ()
     body: Body | None = None
     longest: int = LONGEST_DOCUMENT  # bytes of body
+    only_asks: bool = False  # though its method is POST
 
     @property
     def changes(self) -> bool:
         """Does it change something? Then it leaves a line in the log."""
-        return self.method not in {"GET", "HEAD"}
+        return not self.only_asks and self.method not in {"GET", "HEAD"}
 
 
 FLAG = {"type": "string", "enum": ["0", "1", "false", "true"], "default": "0"}

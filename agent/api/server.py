@@ -21,18 +21,20 @@ from waitress.server import create_server
 from waitress.task import ErrorTask, WSGITask
 
 from agent.api import problems
-from agent.api.app import PEER
+from agent.api.app import PEER, WATCH
 from agent.api.problems import Answer, Kind
 from agent.api.routes import LONGEST_DOCUMENT
+from agent.api.streams import SLOTS, Streams
 
 SOCKET = Path("/run/sysvm/control.sock")
 GROUP = "sysvm"
 
-THREADS = 4
+THREADS = 4 + sum(SLOTS.values())  # four are never a stream's
 CONNECTIONS = 64  # sysvm-front keeps half as many, so that sysvmctl always gets in
 IDLE = 30  # seconds after which a connection without a request is closed
 GRACE = 15.0  # seconds that requests under way have when the agent is stopped
 HEADER = 64 * 1024  # bytes
+UNSENT = 512 * 1024  # bytes of a stream that wait for a slow client before the stream does
 
 
 def listen(path: Path, group: str | None = GROUP) -> socket.socket:
@@ -57,8 +59,9 @@ def listen(path: Path, group: str | None = GROUP) -> socket.socket:
 class Server:
     """The endpoint on a listening socket: `run` serves until another thread calls `stop`."""
 
-    def __init__(self, app: Any, listener: socket.socket) -> None:
+    def __init__(self, app: Any, listener: socket.socket, streams: Streams | None = None) -> None:
         self._stopping = False
+        self._streams = streams
         # Bodies and answers stay in memory: a full disk must not keep anybody from asking why.
         self._server = create_server(
             app,
@@ -70,6 +73,7 @@ class Server:
             max_request_header_size=HEADER,
             inbuf_overflow=2 * LONGEST_DOCUMENT,
             outbuf_overflow=4 * LONGEST_DOCUMENT,
+            outbuf_high_watermark=UNSENT,
             ident="sysvm",
             clear_untrusted_proxy_headers=True,
             expose_tracebacks=False,
@@ -82,6 +86,8 @@ class Server:
         with contextlib.suppress(SystemExit, KeyboardInterrupt):
             while not self._stopping:
                 wasyncore.loop(30, True, server._map, 1)  # noqa: FBT003, SLF001 - waitress' own loop cannot be stopped
+        if self._streams is not None:
+            self._streams.end()
         server.task_dispatcher.shutdown(cancel_pending=True, timeout=GRACE)
         for channel in list(server.active_channels.values()):
             channel.handle_write()
@@ -97,11 +103,12 @@ def serve(
     app: Any,
     path: Path = SOCKET,
     *,
+    streams: Streams | None = None,
     group: str | None = GROUP,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve the endpoint at `path`; `ready` is called once clients can connect."""
-    server = Server(app, listen(path, group))
+    server = Server(app, listen(path, group), streams)
     ready()
     server.run()
 
@@ -110,6 +117,7 @@ class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types
     def get_environment(self) -> dict[str, Any]:
         environment: dict[str, Any] = super().get_environment()
         environment[PEER] = peer(self.channel.socket)
+        environment[WATCH] = self.channel.watch
         return environment
 
 
@@ -137,6 +145,22 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     task_class = _Task
     error_task_class = _ErrorTask
+    _watched = False
+
+    def watch(self) -> Callable[[], bool]:
+        """Look at the client also while it is being answered; returns whether it has left.
+
+        Only for streams: else a client that has half closed its connection would lose its answer.
+        """
+        self._watched = True
+        self.server.pull_trigger()
+        return self.check_client_disconnected  # type: ignore[no-any-return]  # no types, as above
+
+    def readable(self) -> bool:
+        if self._watched and self.requests:
+            return not (self.will_close or self.close_when_flushed or len(self.requests) > 1)
+        self._watched = False
+        return bool(super().readable())
 
 
 def peer(connection: socket.socket) -> str:

@@ -28,7 +28,7 @@ _PLACES = {
 }
 _LAUNCHER = """\
 #!/bin/sh
-exec /{prefix}/bin/python3 -I -S /{site}/agent/cli.py "$@"
+exec /{prefix}/bin/python3 -I -S /{site}/agent/cli "$@"
 """
 _TIMEOUT = 120.0
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.document.document import schema
+from agent.document.types import REDACTED
 
-INTRODUCTION = """\
+INTRODUCTION = f"""\
 # The document
 
 <!-- Generated from the types by `make docs`; a test fails when it is stale. Do not edit. -->
@@ -18,6 +19,10 @@ lists every field. The same as JSON Schema: `sysvmctl schema`, `sysvm schema`, `
 Collections are maps keyed by identity (a MAC address, an address, an id of your choosing), so
 that a merge patch (RFC 7396) can change one entry. Addresses have one spelling: IPv6 in lower
 case and shortest form, networks without host bits, MAC addresses in lower case with colons.
+
+A *secret* (`writeOnly` in the JSON Schema) is never told back: where a document is shown,
+`{REDACTED}` stands for it, which is refused where it is pushed. A merge patch leaves secrets as
+they are.
 """
 
 
@@ -81,7 +86,8 @@ def _type(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
             return f"integer, {' to '.join(bounds)}" if bounds else "integer"
         case "string":
             example = node.get("examples", [""])[0]
-            return f"string such as `{example}`" if example else "string"
+            kind = "secret string" if node.get("x-secret") else "string"
+            return f"{kind} such as `{example}`" if example else kind
         case other:
             return str(other or "")
 

@@ -70,7 +70,7 @@ class RevisionRow:
 
 @dataclass(frozen=True, slots=True)
 class RevisionWithDocument:
-    """A revision with its document, as it was pushed."""
+    """A revision with its document, as it was pushed but for the secrets."""
 
     info: RevisionRow
     document: Mapping[str, Any]

@@ -20,6 +20,7 @@ from agent.api.show import ServiceRow
 from agent.api.streams import Streams
 from agent.document import json as strict_json
 from agent.document.document import schema
+from agent.document.secrets import canonical_redacted, redacted
 from agent.engine.errors import NothingApplied
 from agent.engine.model import Outcome
 from agent.engine.plan import describe
@@ -100,7 +101,7 @@ class Operations:
         if wanted.strip() == "*" or current.info.digest in (d for _, d in ETAG.findall(wanted)):
             return Response(b"", 304, {"ETag": etag})
         headers = {"ETag": etag, "Content-Type": "application/json"}
-        return Response(current.document.canonical, headers=headers)
+        return Response(canonical_redacted(current.document), headers=headers)
 
     def put_document(self, call: Call) -> Response:
         if_match, wait = self._if_match(call), confirm_within(call)
@@ -195,7 +196,7 @@ class Operations:
     def get_revision(self, call: Call) -> Response:
         revision = self._engine.revision(_number(call))
         row = answers.revision_row(revision.info, self._engine.state(), self._now())
-        return Response(answers.RevisionWithDocument(row, revision.document.value))
+        return Response(answers.RevisionWithDocument(row, redacted(revision.document.value)))
 
     def confirm(self, call: Call) -> Response:
         return self._change(lambda: self._engine.confirm(_number(call)))

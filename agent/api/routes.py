@@ -162,7 +162,8 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         path="/v1/document",
         operation="get_document",
-        summary="The document that runs, in canonical form; the ETag is its SHA-256.",
+        summary="The document that runs, in canonical form, with a stand-in for each secret; the "
+        "ETag is the SHA-256 of what was pushed.",
         replies=(Reply(200, "The document.", DOCUMENT), Reply(304, "You have it already.")),
         kinds=(p.NOTHING_APPLIED, p.UNREADABLE_STATE),
     ),
@@ -223,7 +224,7 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         path="/v1/revisions/{number}",
         operation="get_revision",
-        summary="A revision with its document.",
+        summary="A revision with its document, without the secrets.",
         replies=(Reply(200, "The revision.", RevisionWithDocument),),
         kinds=(p.NO_SUCH_REVISION, p.UNREADABLE_STATE),
         path_parameters=(REVISION,),

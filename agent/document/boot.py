@@ -25,6 +25,7 @@ from agent.document.types import (
     Int,
     Mac,
     Pem,
+    PemKey,
     PortNumber,
     Section,
     Text,
@@ -47,7 +48,7 @@ class ControlSettings(Section):
     ca: Annotated[Pem, Field(description="Certificates that sign management's, PEM.")]
     crl: Annotated[Pem | None, Field(description="What that CA has revoked, PEM.")] = None
     certificate: Annotated[Pem, Field(description="The VM's own certificate with its chain, PEM.")]
-    key: Annotated[Pem, Field(description="The VM's own private key, PEM.")]
+    key: Annotated[PemKey, Field(description="The VM's own private key, PEM.")]
     allowed_names: Annotated[
         tuple[DomainName, ...],
         Field(min_length=1, description="Common names of the clients that may come in."),

@@ -245,6 +245,11 @@ _REQUIRED = frozenset({"schema", "generation", "role", "site"})
 
 @functools.cache
 def _adapters() -> Mapping[str, TypeAdapter[Any]]:
+    return {name: TypeAdapter(part) for name, part in section_types().items()}
+
+
+def section_types() -> Mapping[str, Any]:
+    """The type of each of a document's members."""
     version = Annotated[
         Int,
         Field(
@@ -261,7 +266,7 @@ def _adapters() -> Mapping[str, TypeAdapter[Any]]:
         "site": Site,
     }
     services = {name: service.Section for name, service in discover().items()}
-    return {name: TypeAdapter(part) for name, part in (fixed | services).items()}
+    return fixed | services
 
 
 def _foreign_sections(role: Role, value: Mapping[str, Any]) -> Iterable[Problem]:

@@ -25,6 +25,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
     StrictBool,
@@ -38,9 +39,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, c
 from agent.engine.model import Ports
 
 __all__ = [
-    "AnyAddress", "AnyInterface", "AnyNetwork", "BlobId", "Bool", "DomainName", "HostName",
-    "Id", "Int", "Ipv4", "Ipv4Net", "Ipv6", "Ipv6Net", "Mac", "Pem", "PortNumber", "PortRange",
-    "Section", "Text", "wrong",
+    "REDACTED", "AnyAddress", "AnyInterface", "AnyNetwork", "BlobId", "Bool", "DomainName",
+    "HostName", "Id", "Int", "Ipv4", "Ipv4Net", "Ipv6", "Ipv6Net", "Mac", "Pem", "PemKey",
+    "PortNumber", "PortRange", "Secret", "Section", "Text", "wrong",
 ]  # fmt: skip
 
 
@@ -74,6 +75,31 @@ class Text:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         return {**handler(schema), "pattern": self.pattern}
+
+
+# What stands for a secret where a document is shown. As a secret it is refused.
+REDACTED = "<secret>"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Marks a type whose values come in and never go out (agent.document.secrets)."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_not_redacted, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {**handler(schema), "writeOnly": True, "x-secret": True}
+
+
+def _not_redacted(value: object) -> object:
+    if value == REDACTED:
+        raise wrong("is what stands for a secret, not the secret", "the secret, or leave it alone")
+    return value
 
 
 class _Nothing(dict[Any, Any]):
@@ -169,15 +195,19 @@ Id = Annotated[
 ]
 # The SHA-256 of an uploaded blob, in lower-case hexadecimal.
 BlobId = Annotated[str, Text(r"^[0-9a-f]{64}$", max_length=64)]
-# One or more PEM blocks (RFC 7468); what is inside is checked where it is used.
-Pem = Annotated[
-    str,
-    Text(
-        r"^(?:-----BEGIN [A-Z0-9 ]{1,40}-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+"
-        r"-----END [A-Z0-9 ]{1,40}-----\n?)+$",
+
+
+def _pem(label: str) -> Text:
+    """One or more PEM blocks (RFC 7468) of a kind; what is inside is checked where it is used."""
+    return Text(
+        rf"^(?:-----BEGIN {label}-----\n(?:[A-Za-z0-9+/=]{{1,76}}\n)+-----END {label}-----\n?)+$",
         max_length=262144,
-    ),
-]
+    )
+
+
+# Certificates, revocation lists: no key is among them, so that none is told to anybody by mistake.
+Pem = Annotated[str, _pem("(?![A-Z0-9 ]*PRIVATE KEY)[A-Z0-9 ]{1,40}")]
+PemKey = Annotated[str, _pem("[A-Z0-9 ]{1,40}"), Secret()]
 
 # A line of authorized_keys(5) without options: kind, key, and a comment.
 AuthorizedKey = Annotated[

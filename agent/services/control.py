@@ -14,7 +14,7 @@ from pydantic import Field
 
 from agent.document.boot import ControlSettings
 from agent.document.site import NicRole
-from agent.document.types import DomainName, Pem, PortNumber
+from agent.document.types import DomainName, Pem, PemKey, PortNumber
 from agent.document.types import Section as Base
 from agent.engine.model import (
     Artifacts,
@@ -69,7 +69,7 @@ class Section(Base):
         Pem | None,
         Field(description="The VM's own certificate with its chain, PEM; comes with its key."),
     ] = None
-    key: Annotated[Pem | None, Field(description="The VM's own private key, PEM.")] = None
+    key: Annotated[PemKey | None, Field(description="The VM's own private key, PEM.")] = None
     allowed_names: Annotated[
         tuple[DomainName, ...] | None,
         Field(

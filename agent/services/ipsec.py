@@ -16,10 +16,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Unpack
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from agent.document.site import NicRole
-from agent.document.types import AnyAddress, AnyNetwork, Bool, DomainName, Id, Int, Pem
+from agent.document.types import (
+    AnyAddress,
+    AnyNetwork,
+    Bool,
+    DomainName,
+    Id,
+    Int,
+    Pem,
+    PemKey,
+    Secret,
+    Text,
+)
 from agent.document.types import Section as Base
 from agent.engine.model import (
     ACCEPT,
@@ -172,15 +183,14 @@ _WEAK: frozenset[enum.StrEnum] = frozenset(
 # An address, a name, user@host, or a distinguished name (C=…, O=…, CN=…); no wildcard.
 Identity = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[A-Za-z0-9@:](?:[A-Za-z0-9 @._:,=/+-]{0,253}[A-Za-z0-9])?$", max_length=255
-    ),
+    Text(r"^[A-Za-z0-9@:](?:[A-Za-z0-9 @._:,=/+-]{0,253}[A-Za-z0-9])?$", max_length=255),
     Field(examples=["vpn.example.net"]),
 ]
 # Printable ASCII. Blanks are part of it, but neither its first nor its last character.
 PreSharedKey = Annotated[
     str,
-    StringConstraints(pattern=r"^[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?$", max_length=256),
+    Text(r"^[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?$", max_length=256),
+    Secret(),
     Field(examples=["correct-horse-battery-staple"]),
 ]
 Seconds = Annotated[Int, Field(ge=30, le=2_592_000, examples=[3600])]
@@ -217,9 +227,10 @@ class Certificates(Base):
     """Authentication of both ends by certificates."""
 
     certificate: Annotated[
-        Pem, Field(description="The VM's own certificate, with intermediate ones after it, PEM.")
+        Pem,
+        Field(description="The VM's own certificate, with intermediate ones after it, PEM."),
     ]
-    key: Annotated[Pem, Field(description="Its private key, not encrypted, PEM.")]
+    key: Annotated[PemKey, Field(description="Its private key, not encrypted, PEM.")]
     ca: Annotated[Pem, Field(description="The CA that the peer's certificate is signed by, PEM.")]
     crl: Annotated[
         Pem | None,

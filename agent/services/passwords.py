@@ -17,7 +17,7 @@ from typing import Annotated
 from pydantic import Field
 
 from agent.document.site import NicRole
-from agent.document.types import Ipv4, Mac, Text
+from agent.document.types import Ipv4, Mac, Secret, Text
 from agent.document.types import Section as Base
 from agent.engine.model import (
     ACCEPT,
@@ -57,7 +57,10 @@ OWNER = "sysvm-passwords:nogroup"
 CHAIN = "passwords"  # an address that has a password, with its MAC; and every other
 
 Password = Annotated[
-    str, Text(r"^[\u0021-\u007e]{1,128}$", max_length=128), Field(examples=["Kp7xQ2mZ"])
+    str,
+    Text(r"^[\u0021-\u007e]{1,128}$", max_length=128),
+    Secret(),
+    Field(examples=["Kp7xQ2mZ"]),
 ]
 
 

@@ -19,6 +19,7 @@ import pytest
 from agent import cli
 from agent.cli import show
 from agent.cli.text import amount, duration, table
+from agent.document.types import REDACTED
 from agent.engine.errors import Busy
 from agent.engine.model import Degraded, Plan, Problem, RolledBack
 from tests.unit.api.fake import (
@@ -164,6 +165,17 @@ def test_rollback_history_and_diff(ctl: Terminal, push: Push) -> None:
     assert ctl.out == "the documents are the same\n"
     assert ctl("diff", "1") == 0
     assert "--- revision 1\n+++ revision 4\n" in ctl.out
+
+
+def test_diff_shows_no_secret(ctl: Terminal, push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(1)
+    guest = {"mac": "02:00:4c:00:01:0a", "password": "Kp7xQ2mZ"}
+    change = {"generation": 2, "passwords": {"guests": {"10.1.1.10": guest}}}
+    type_in(monkeypatch, json.dumps(change).encode())
+    assert ctl("patch", "-") == 0
+    assert ctl("diff") == 0
+    assert f'"password": {json.dumps(REDACTED)}' in ctl.out
+    assert "Kp7xQ2mZ" not in ctl.out
 
 
 def test_blob_put_prints_its_name(ctl: Terminal, tmp_path: Path, machine: FakeMachine) -> None:

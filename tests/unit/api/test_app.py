@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 from agent.api import problems
 from agent.api.app import PEER
 from agent.api.ports import MachineFailed
+from agent.document.types import REDACTED
 from agent.engine.errors import (
     AwaitingConfirm,
     Busy,
@@ -27,6 +28,7 @@ from agent.engine.model import Degraded, Outcome, Plan, Problem, Refused, Rolled
 from tests.unit.api.fake import BLOB, PLAN, FakeEngine, FakeMachine, document, sha256, value
 
 UNIT = "dnsmasq.service"
+MAC = "02:00:4c:00:01:0a"
 
 
 def expect_problem(response: TestResponse, kind: problems.Kind) -> dict[str, Any]:
@@ -63,6 +65,24 @@ def test_first_document_is_created_and_comes_back_as_it_was(client: FlaskClient)
     got = client.get("/v1/document")
     assert got.get_data() == document()
     assert got.headers["ETag"] == response.headers["ETag"] == f'"{sha256(document())}"'
+
+
+def test_no_answer_tells_a_secret(client: FlaskClient) -> None:
+    data = json.dumps(
+        value() | {"passwords": {"guests": {"10.1.1.10": {"mac": MAC, "password": "Kp7xQ2mZ"}}}}
+    )
+    pushed = client.put("/v1/document", data=data)
+    assert pushed.status_code == 201
+    for path in ("/v1/document", "/v1/revisions/1"):
+        answer = client.get(path)
+        document = answer.get_json() if path == "/v1/document" else answer.get_json()["document"]
+        assert "Kp7xQ2mZ" not in json.dumps(document)
+        assert document["passwords"]["guests"]["10.1.1.10"] == {"mac": MAC, "password": REDACTED}
+    got = client.get("/v1/document")
+    assert got.headers["ETag"] == pushed.headers["ETag"]
+    back = client.put("/v1/document", data=got.get_data())
+    found = expect_problem(back, problems.REFUSED)["problems"]
+    assert [one["path"] for one in found] == ["/passwords/guests/10.1.1.10/password"]
 
 
 def test_first_document_after_a_boot_is_created(client: FlaskClient, engine: FakeEngine) -> None:

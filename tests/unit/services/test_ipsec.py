@@ -338,7 +338,7 @@ def test_certificates_are_looked_into() -> None:
         ({"key": stranger.key}, "not that of the certificate"),
         ({"ca": own.certificate}, "not a CA's certificate"),
         ({"crl": other.crl()}, "not signed by the CA"),
-        ({"certificate": own.key}, "cannot be read"),
+        ({"certificate": own.certificate.replace("MII", "AAA", 1)}, "cannot be read"),
     ):
         found = refused(tunnel(psk=None, certificates=good | change))
         (name,) = change

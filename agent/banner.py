@@ -8,6 +8,7 @@ Whether the agent runs is added where it is shown, for an agent that does not ru
 import datetime as dt
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,11 +56,19 @@ class Told:
         )
 
 
-def render(told: Told, state: State | None, running: Revision | None, trouble: str = "") -> str:
+def render(
+    told: Told,
+    state: State | None,
+    running: Revision | None,
+    trouble: str = "",
+    *,
+    clock: float = 0.0,
+) -> str:
     """The banner's text: lines of printable ASCII that fit a console.
 
     `state` is None where it cannot be read, `running` where there is no revision; `trouble` is
-    what kept the VM from being brought up, if anything did.
+    what kept the VM from being brought up, if anything did. `clock` is the time of day less that
+    of the monotonic clock, by which deadlines are.
     """
     role, hostname, control = told.role, told.hostname, told.control
     if running is not None:
@@ -76,7 +85,7 @@ def render(told: Told, state: State | None, running: Revision | None, trouble: s
         ("sysvm", __version__),
         ("document", _document(state, running)),
         ("control", ", ".join(control) or "no address"),
-        ("health", _health(told, state, trouble)),
+        ("health", _health(told, state, trouble, clock)),
     ]
     if told.state_problem:
         rows.append(("STATE", told.state_problem))
@@ -114,7 +123,8 @@ def _current(paths: Paths, store: Store, trouble: str) -> str:
             running = store.revision(state.current)
         except EngineError as error:
             trouble = trouble or str(error)
-    return render(told, state, running, trouble)
+    clock = time.time() - time.monotonic()
+    return render(told, state, running, trouble, clock=clock)
 
 
 def _status(paths: Paths) -> Mapping[str, Any]:
@@ -134,7 +144,7 @@ def _document(state: State | None, running: Revision | None) -> str:
     return f"generation {info.generation}, revision {info.number}"
 
 
-def _health(told: Told, state: State | None, trouble: str) -> str:
+def _health(told: Told, state: State | None, trouble: str, clock: float) -> str:
     if not told.ok:
         return f"CLOSED: {_why_closed(told)}"
     if trouble:
@@ -144,7 +154,7 @@ def _health(told: Told, state: State | None, trouble: str) -> str:
     if state.degraded:
         return f"DEGRADED: {state.degraded}"
     if state.provisional and state.deadline is not None:
-        until = dt.datetime.fromtimestamp(state.deadline, dt.UTC)
+        until = dt.datetime.fromtimestamp(state.deadline + clock, dt.UTC)
         return f"ok; goes back unless confirmed by {until:%H:%M:%S} UTC"
     return "ok"
 

@@ -117,11 +117,16 @@ def timestamp(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def seconds_left(state: State, now: float) -> float | None:
-    """How long a provisional revision still has."""
+def seconds_left(state: State, monotonic: float) -> float | None:
+    """How long a provisional revision still has, whatever becomes of the time of day."""
     if not state.provisional or state.deadline is None:
         return None
-    return round(max(0.0, state.deadline - now), 1)
+    return round(max(0.0, state.deadline - monotonic), 1)
+
+
+def deadline(left: float | None, now: float) -> str | None:
+    """The time of day at which so many seconds are over."""
+    return None if left is None else timestamp(now + left)
 
 
 def revision_row(info: RevisionInfo, state: State, now: float) -> RevisionRow:

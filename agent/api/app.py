@@ -39,6 +39,7 @@ def create_app(
     machine: Machine,
     *,
     now: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
     streams: Streams | None = None,
 ) -> flask.Flask:
     """The endpoint on this engine and this machine; `now` is seconds since the epoch."""
@@ -46,7 +47,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_DOCUMENT
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False
-    operations = Operations(engine, machine, now, streams or Streams())
+    operations = Operations(engine, machine, now, monotonic, streams or Streams())
     for route in ROUTES:
         app.add_url_rule(
             _rule(route),

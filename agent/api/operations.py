@@ -68,11 +68,17 @@ class Operations:
     """The endpoint on one engine and one machine; `now` is seconds since the epoch."""
 
     def __init__(
-        self, engine: Engine, machine: Machine, now: Callable[[], float], streams: Streams
+        self,
+        engine: Engine,
+        machine: Machine,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        streams: Streams,
     ) -> None:
         self._engine = engine
         self._machine = machine
         self._now = now
+        self._monotonic = monotonic
         self._streams = streams
         self._last: status.LastChange | None = None
 
@@ -183,12 +189,13 @@ class Operations:
     def get_revisions(self, _: Call) -> Response:
         state, now = self._engine.state(), self._now()
         rows = tuple(answers.revision_row(i, state, now) for i in self._engine.revisions())
+        left = answers.seconds_left(state, self._monotonic())
         return Response(
             answers.Revisions(
                 current=state.current,
                 confirmed=state.confirmed,
-                deadline=timestamp(state.deadline) if state.provisional else None,
-                seconds_left=answers.seconds_left(state, now),
+                deadline=answers.deadline(left, now),
+                seconds_left=left,
                 revisions=rows,
             )
         )
@@ -208,11 +215,12 @@ class Operations:
     # -- the machine ------------------------------------------------------------------------
 
     def get_status(self, _: Call) -> Response:
-        current = self._current()
+        current, state = self._current(), self._engine.state()
         return Response(
             status.status(
                 facts=self._machine.facts(),
-                state=self._engine.state(),
+                state=state,
+                left=answers.seconds_left(state, self._monotonic()),
                 current=current,
                 drift=status.has_drifted(self._engine) if current else None,
                 services=self._services(),

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from agent import __version__
-from agent.api.answers import RevisionRow, revision_row, seconds_left, timestamp
+from agent.api.answers import RevisionRow, revision_row
+from agent.api.answers import deadline as deadline_of
 from agent.api.ports import Engine, Facts
 from agent.api.show import InterfaceRow, ServiceRow
 from agent.engine.errors import EngineError
@@ -54,6 +55,7 @@ def status(
     *,
     facts: Facts,
     state: State,
+    left: float | None,
     current: Revision | None,
     drift: bool | None,
     services: tuple[ServiceRow, ...],
@@ -69,8 +71,8 @@ def status(
         agent=AgentStatus(__version__, facts.agent_uptime, facts.agent_memory),
         running=revision_row(current.info, state, now) if current else None,
         provisional=state.provisional,
-        deadline=timestamp(state.deadline) if state.provisional else None,
-        seconds_left=seconds_left(state, now),
+        deadline=deadline_of(left, now),
+        seconds_left=left,
         degraded=state.degraded,
         state_problem=facts.state_problem,
         drift=drift,

@@ -76,7 +76,7 @@ class State:
 
     current: int | None = None
     confirmed: int | None = None
-    deadline: float | None = None  # of a provisional revision, seconds since the epoch
+    deadline: float | None = None  # of a provisional revision, by the monotonic clock of this boot
     generation: int = -1  # the greatest that was ever applied
     digest: str = ""  # of the document with that generation
     last: int = 0  # the last revision's number, used or not

@@ -263,7 +263,7 @@ class Engine:
 
     def _rearm(self, state: State) -> None:
         if state.provisional and state.current is not None:
-            left = (state.deadline or 0) - self._clock.now()
+            left = (state.deadline or 0) - self._clock.monotonic()
             self._host.arm(state.current, max(left, 1.0))
 
     # -- the transaction --------------------------------------------------------------------
@@ -366,7 +366,8 @@ class Engine:
         self._remember(target)
         if confirm_within is not None and state.confirmed is not None:
             self._host.arm(number, confirm_within)
-            self._store.put_state(replace(new, deadline=self._clock.now() + confirm_within))
+            deadline = self._clock.monotonic() + confirm_within
+            self._store.put_state(replace(new, deadline=deadline))
         else:
             self._put_confirmed(replace(new, confirmed=number, deadline=None))
         self._host.fault("push:committed")

@@ -53,8 +53,9 @@ def test_control_addresses_are_the_running_documents() -> None:
 
 
 def test_a_provisional_revision_says_until_when() -> None:
-    state = State(current=3, confirmed=2, deadline=1_790_000_000.0)
-    assert rows(render(GOOD, state, revision()))["health"] == (
+    state = State(current=3, confirmed=2, deadline=600.0)
+    clock = 1_790_000_000.0 - 600.0
+    assert rows(render(GOOD, state, revision(), clock=clock))["health"] == (
         "ok; goes back unless confirmed by 14:13:20 UTC"
     )
 

@@ -56,6 +56,7 @@ from agent.engine.model import Ports as PortRange
 from agent.engine.store import Revision, RevisionInfo, State
 
 NOW = 1_800_000_000.0
+UP = 86_400.0  # by the monotonic clock
 BLOB = b"#cloud-config\n"
 
 ADDRESS = Address("eth2", IPv4Interface("203.0.113.5/24"))
@@ -282,7 +283,7 @@ class FakeEngine:
             self._state,
             current=number,
             confirmed=state.confirmed if wait else number,
-            deadline=self.now + wait if wait else None,
+            deadline=UP + wait if wait else None,
             generation=new.generation,
             digest=new.digest,
         )
@@ -367,7 +368,7 @@ class FakeMachine:
 
 def app(engine: FakeEngine, machine: FakeMachine) -> flask.Flask:
     """The endpoint on both, with a clock that stands still."""
-    return create_app(engine, machine, now=lambda: NOW)
+    return create_app(engine, machine, now=lambda: NOW, monotonic=lambda: UP)
 
 
 def sha256(content: bytes) -> str:

@@ -127,7 +127,9 @@ def test_provisional_change_says_how_to_confirm_it(client: FlaskClient) -> None:
     assert answer["confirm"] == "/v1/revisions/2/confirm"
     assert answer["seconds_left"] == 120
     assert answer["deadline"] == "2027-01-15T08:02:00Z"
-    assert client.get("/v1/status").get_json()["provisional"] is True
+    told = client.get("/v1/status").get_json()
+    assert told["provisional"] is True
+    assert (told["deadline"], told["seconds_left"]) == (answer["deadline"], 120)
     confirmed = client.post(answer["confirm"])
     assert confirmed.status_code == 200
     assert confirmed.get_json()["result"] == "committed"

@@ -250,10 +250,11 @@ class PlainDisk:
 class StillClock:
     """Moves when it is told to."""
 
-    time: float = 1_000_000.0
+    time: float = 1_000_000.0  # the monotonic clock's
+    ahead: float = 500_000_000.0  # of it, the time of day
 
     def now(self) -> float:
-        return self.time
+        return self.time + self.ahead
 
     def monotonic(self) -> float:
         return self.time

@@ -357,6 +357,17 @@ def test_agent_that_starts_again_arms_the_timer_again(machine: Machine) -> None:
     assert machine.host.armed == (outcome.revision, pytest.approx(10))
 
 
+@pytest.mark.parametrize("step", [-3600.0, 3600.0, 10 * 365.25 * 86400])
+def test_clock_that_is_set_meanwhile_moves_no_deadline(machine: Machine, step: float) -> None:
+    machine.engine.push(router(1))
+    outcome = machine.engine.push(with_forward(2), confirm_within=60)
+    assert isinstance(outcome, Provisional)
+    machine.host.armed = None
+    machine.clock.ahead += step
+    machine.start().recover()
+    assert machine.host.armed == (outcome.revision, pytest.approx(60))
+
+
 # -- rolling back ------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import select
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.document.boot_source import (
@@ -60,7 +60,7 @@ _CONTAINERS = frozenset(
 class Places:
     """Where the channels are on this machine."""
 
-    credentials: Path = credentials.FOLDER
+    credentials: Path = field(default_factory=credentials.folder)
     mount_point: Path = Path("/run/sysvm/boot-drive")
     file_systems: tuple[str, ...] = ("vfat", "iso9660")
     kernel: Path = Path("/proc/cmdline")

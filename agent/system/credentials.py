@@ -14,16 +14,17 @@ class Credential(enum.StrEnum):
     FAULT = "sysvm.fault"  # where to fail on purpose; tests only
 
 
-def read(name: Credential, folder: Path = FOLDER) -> bytes | None:
-    """A credential's bytes, or None where none was handed in.
+def folder() -> Path:
+    """Where this process sees credentials.
 
-    A process in a sandbox sees those only that its unit imports, in a folder of its own.
+    One in a sandbox sees those only that its unit imports, in a folder of its own.
     """
-    own = os.environ.get("CREDENTIALS_DIRECTORY")
-    places: list[Path] = [folder, Path(own)] if own else [folder]
-    for place in places:
-        try:
-            return (place / name).read_bytes()
-        except (FileNotFoundError, PermissionError):
-            continue
-    return None
+    return Path(os.environ.get("CREDENTIALS_DIRECTORY", FOLDER))
+
+
+def read(name: Credential) -> bytes | None:
+    """A credential's bytes, or None where none was handed in."""
+    try:
+        return (folder() / name).read_bytes()
+    except (FileNotFoundError, PermissionError):
+        return None

@@ -55,6 +55,13 @@ def nic(mac: str, **fields: object) -> Document:
     return {"site": {"nics": {mac: fields}}}
 
 
+def test_host_name_is_what_the_document_says(router: Router, lab: Lab) -> None:
+    assert lab.vm.run(["hostname"]).text.strip() == "r-1-vm"
+    with router.changed({"site": {"hostname": "r-2-vm"}}):
+        assert lab.vm.run(["hostname"]).text.strip() == "r-2-vm"
+    assert lab.vm.run(["hostname"]).text.strip() == "r-1-vm"
+
+
 # -- IPv4 --------------------------------------------------------------------------------------
 
 

@@ -14,3 +14,26 @@ def test_what_basic_target_waits_for_does_not_wait_for_the_restore(unit: Path) -
     lines = unit.read_text().splitlines()
     after = " ".join(line for line in lines if line.startswith("After="))
     assert "sysvm-restore" not in after or "DefaultDependencies=no" in lines
+
+
+# What the agent's code may besides where it looks for a boot configuration, and must not trip over.
+OWN = ("DeviceAllow=", "ImportCredential=", "PrivateTmp=", "ReadWritePaths=", "RestrictAddress")
+SANDBOX = (
+    "CapabilityBoundingSet=",
+    "DevicePolicy=",
+    "LockPersonality=",
+    "NoNewPrivileges=",
+    "Protect",
+    "Restrict",
+    "SystemCall",
+)
+
+
+@pytest.mark.parametrize("name", ["sysvm-restore", "sysvm-boot", "sysvm-confirm@"])
+def test_what_runs_the_agents_code_has_the_agents_sandbox(name: str) -> None:
+    def sandbox(unit: str) -> list[str]:
+        lines = (UNITS / f"{unit}.service").read_text().splitlines()
+        return sorted(x for x in lines if x.startswith(SANDBOX) and not x.startswith(OWN))
+
+    assert len(sandbox("sysvm-agent")) > 12
+    assert sandbox(name) == sandbox("sysvm-agent")

@@ -1,26 +1,27 @@
+"""Credentials of whoever boots the machine, seen from outside a sandbox and from within."""
+
 from pathlib import Path
 
 import pytest
 
 from agent.system import credentials
-from agent.system.credentials import Credential
+from agent.system.boot_channels import Places
+from agent.system.credentials import FOLDER, Credential
 
 
-def test_credential_is_read_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "sysvm.boot").write_bytes(b'{"a": 1}\n')
-    assert credentials.read(Credential.BOOT, tmp_path) == b'{"a": 1}\n'
+def test_outside_a_sandbox_they_are_where_the_machine_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert credentials.folder() == Places().credentials == FOLDER
 
 
-def test_credential_that_nobody_gave_is_none(tmp_path: Path) -> None:
-    assert credentials.read(Credential.FAULT, tmp_path) is None
-
-
-def test_a_sandboxed_process_reads_what_its_unit_imports(
+def test_in_a_sandbox_those_are_seen_that_the_unit_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sysvm.fault").write_bytes(b"kill:push:flip")
-    hidden = tmp_path / "hidden"
-    assert credentials.read(Credential.FAULT, hidden) is None
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert credentials.read(Credential.FAULT, hidden) == b"kill:push:flip"
-    assert credentials.read(Credential.BOOT, hidden) is None
+    assert Places().credentials == tmp_path
+    assert credentials.read(Credential.FAULT) is None
+    (tmp_path / "sysvm.fault").write_bytes(b"kill:push:flip")
+    assert credentials.read(Credential.FAULT) == b"kill:push:flip"
+    assert credentials.read(Credential.BOOT) is None

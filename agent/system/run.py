@@ -1,19 +1,24 @@
 """The one door to other programs.
 
 A list of arguments and never a shell; an environment and a locale of our own; no standard input
-but what is given; a time-out that cannot be left out; output captured and bounded.
+but what is given; a time-out that cannot be left out; output captured and bounded. `run` waits for
+a program's end; `start` hands on what it says as it says it.
 """
 
+import contextlib
+import enum
 import os
 import select
 import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -131,6 +136,134 @@ def run(
             stderr=completed.stderr,
         )
     return completed
+
+
+class Reason(enum.StrEnum):
+    """Why a program that was started is no longer there."""
+
+    EXITED = "exited"
+    TIME = "time limit"
+    OUTPUT = "output limit"
+    CLOSED = "nobody listens"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Some of what a program wrote."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class Running:
+    """A program under way. Iterate over it for what it says; close it, however that ends.
+
+    Each round gives what has come, or None after `patience` seconds of silence. The rounds end
+    when the program has, when it has said `longest` bytes, or after `timeout` seconds: then its
+    whole process group is killed, also when nobody reads at that moment.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        longest: int,
+        patience: float = 0.5,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it. Raises CommandFailed where that is not possible."""
+        self.argv = tuple(argv)
+        self.reason: Reason | None = None  # None while it runs
+        self.returncode: int | None = None
+        self._left = longest
+        self._patience = patience
+        self._began = time.monotonic()
+        self._duration: float | None = None
+        try:
+            self._process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env={**ENVIRONMENT, **(env or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CommandFailed(argv, f"cannot be run: {error.strerror}") from error
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._lock = threading.Lock()  # the watchdog kills only what has not been reaped
+        self._watchdog = threading.Timer(timeout, self._kill, [Reason.TIME])
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    @property
+    def duration(self) -> float:
+        """Seconds that it has run."""
+        return self._duration if self._duration is not None else time.monotonic() - self._began
+
+    def __iter__(self) -> Iterator[Said | None]:
+        process = self._process
+        if process.stdout is None or process.stderr is None:
+            return
+        names: dict[int, Literal["stdout", "stderr"]] = {
+            process.stdout.fileno(): "stdout",
+            process.stderr.fileno(): "stderr",
+        }
+        poll = select.poll()
+        for descriptor in (*names, self._pidfd):
+            poll.register(descriptor, select.POLLIN)
+        while self._duration is None:
+            ready = [descriptor for descriptor, _ in poll.poll(self._patience * 1000)]
+            if not ready:
+                yield None
+            for descriptor in ready:
+                # What it has said before it ended is still there to be read.
+                if descriptor == self._pidfd and len(ready) == 1:
+                    self._end(Reason.EXITED)
+                elif descriptor in names:
+                    data = os.read(descriptor, min(65536, self._left + 1))
+                    if not data:
+                        poll.unregister(descriptor)
+                        continue
+                    room, self._left = self._left, max(0, self._left - len(data))
+                    yield Said(names[descriptor], data[:room])
+                    if len(data) > room:
+                        self._end(Reason.OUTPUT)
+                        return
+
+    def close(self) -> None:
+        """Have it ended, and nothing left of it. May be called again."""
+        self._end(Reason.CLOSED)
+
+    def _kill(self, reason: Reason) -> None:
+        with self._lock:
+            if self._duration is None:
+                self.reason = self.reason or reason
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _end(self, reason: Reason) -> None:
+        """Kill what is left of the group, while its leader's number cannot be anybody else's."""
+        if self._duration is not None:
+            return
+        self._watchdog.cancel()
+        self._kill(reason)
+        with self._lock:
+            self.returncode = self._process.wait()
+            self._duration = time.monotonic() - self._began
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        os.close(self._pidfd)
+
+
+def start(
+    argv: Sequence[str], *, timeout: float, longest: int, env: Mapping[str, str] | None = None
+) -> Running:
+    """Start a program, and hear what it says as it says it. Raises CommandFailed."""
+    return Running(argv, timeout=timeout, longest=longest, env=env)
 
 
 def _ends_within(pid: int, timeout: float) -> bool:

@@ -1,8 +1,8 @@
-"""Services: one file, one template folder and one test file each.
+"""Services: one module, one template folder and one test file each.
 
-A service module declares its section of the document and five functions over it; `discover`
-finds the modules, and the document's type is assembled from what is found, so that nothing
-else is edited to add a service. See docs/adding-a-service.md.
+A service module (a file, or a package where it is large) declares its section of the document and
+five functions over it; `discover` finds the modules, and the document's type is assembled from what
+is found, so that nothing else is edited to add a service. See docs/developing.md.
 """
 
 import functools
@@ -19,17 +19,25 @@ import jinja2
 from agent.document.boot import BootConfig
 from agent.document.site import NicRole
 from agent.engine.model import (
+    ACCEPT,
     AddressSet,
     Artifacts,
+    Claim,
     Command,
     Family,
     IPAddress,
     IPInterface,
     IPNetwork,
+    Opening,
+    Ports,
     Probe,
     Problem,
+    Rule,
     SetType,
+    Table,
+    pointer,
 )
+from agent.engine.model import Protocol as IpProtocol
 from agent.roles import Role
 
 # Where daemons find the running revision's files. While a revision is checked, the checker runs
@@ -161,6 +169,74 @@ def ingress_chain(address: IPAddress) -> str:
     if address.version == 4:
         return f"in4-{address}"
     return f"in6-{hashlib.sha256(address.packed).hexdigest()[:16]}"
+
+
+# Where a service listens: NICs with one of their addresses each.
+Listening = tuple[tuple[Nic, IPAddress], ...]
+
+
+def control_addresses(context: Context) -> Listening:
+    """Every address of the control NICs that a service can be bound to."""
+    return tuple(
+        (nic, interface.ip)
+        for nic in context.nics_of(NicRole.CONTROL)
+        for interface in nic.addresses
+        if not interface.is_link_local or interface.version == 4
+    )
+
+
+def guest_addresses(context: Context) -> Listening:
+    """Every IPv4 address of the guest NICs."""
+    return tuple(
+        (nic, interface.ip)
+        for nic in context.nics_of(NicRole.GUEST)
+        for interface in nic.addresses
+        if interface.version == 4
+    )
+
+
+def openings(
+    listening: Listening, port: int, owner: str, what: str, gate: str = ""
+) -> tuple[Opening, ...]:
+    """A TCP port at these addresses alone; with `gate`, for whom that chain lets through."""
+    return tuple(
+        Opening(
+            nic.name,
+            IpProtocol.TCP,
+            Ports(port, port),
+            owner,
+            f"sysvm: {what} at {address}",
+            families=(Family(address.version),),
+            destination=address,
+            gate=gate,
+        )
+        for nic, address in listening
+    )
+
+
+def claims(listening: Listening, port: int, section: str) -> tuple[Claim, ...]:
+    """A TCP port of these addresses, for this section."""
+    return tuple(
+        Claim(address, IpProtocol.TCP, Ports(port, port), pointer(section))
+        for _, address in listening
+    )
+
+
+def with_its_mac(chain: str, owner: str, address: IPv4Address, mac: str) -> Rule:
+    """An address of `/OWNER/guests` comes in with its MAC.
+
+    A rule for each: ipset's hash:ip,mac is not in every kernel.
+    """
+    return Rule(
+        family=Family.V4,
+        table=Table.FILTER,
+        chain=chain,
+        target=ACCEPT,
+        owner=owner,
+        comment=f"/{owner}/guests/{address}",
+        source=IPv4Network(int(address)),
+        source_mac=mac,
+    )
 
 
 def sources(

@@ -13,22 +13,15 @@ from typing import Annotated
 from pydantic import Field
 
 from agent.document.boot import ControlSettings
-from agent.document.site import NicRole
 from agent.document.types import DomainName, Pem, PemKey, PortNumber
 from agent.document.types import Section as Base
 from agent.engine.model import (
     Artifacts,
-    Claim,
     Command,
-    Family,
     File,
     HaproxyRuns,
-    IPAddress,
-    Opening,
-    Ports,
     Probe,
     Problem,
-    Protocol,
     Reaction,
     Reload,
     Unit,
@@ -36,7 +29,7 @@ from agent.engine.model import (
     pointer,
 )
 from agent.roles import EVERY_ROLE
-from agent.services import CURRENT, Context, Nic, fill
+from agent.services import CURRENT, Context, claims, control_addresses, fill, openings
 
 SECTION = "control"
 ROLES = EVERY_ROLE
@@ -104,15 +97,6 @@ def _settings(section: Section, context: Context) -> ControlSettings | None:
     )
 
 
-def _listening(context: Context) -> tuple[tuple[Nic, IPAddress], ...]:
-    return tuple(
-        (nic, interface.ip)
-        for nic in context.nics_of(NicRole.CONTROL)
-        for interface in nic.addresses
-        if not interface.is_link_local or interface.version == 4
-    )
-
-
 def lint(section: Section, context: Context) -> Iterator[Problem]:
     if (section.certificate is None) is not (section.key is None):
         given, missing = ("key", "certificate") if section.key else ("certificate", "key")
@@ -133,7 +117,7 @@ def render(section: Section, context: Context) -> Artifacts:
     settings = _settings(section, context)
     if settings is None:
         return Artifacts()
-    listening = _listening(context)
+    listening = control_addresses(context)
     text = fill(
         "control/haproxy.cfg",
         witness=_WITNESS.decode(),
@@ -169,22 +153,8 @@ def render(section: Section, context: Context) -> Artifacts:
             *((file("crl.pem", crl),) if crl else ()),
         ),
         units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET),),
-        openings=tuple(
-            Opening(
-                nic.name,
-                Protocol.TCP,
-                Ports(settings.port, settings.port),
-                SECTION,
-                f"sysvm: control at {address}",
-                families=(Family(address.version),),
-                destination=address,
-            )
-            for nic, address in listening
-        ),
-        claims=tuple(
-            Claim(address, Protocol.TCP, Ports(settings.port, settings.port), pointer(SECTION))
-            for _, address in listening
-        ),
+        openings=openings(listening, settings.port, SECTION, "control"),
+        claims=claims(listening, settings.port, SECTION),
     )
 
 

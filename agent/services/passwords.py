@@ -11,7 +11,7 @@ have been taken, so that neither a restart nor another push brings one back.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
 from pydantic import Field
@@ -24,16 +24,12 @@ from agent.engine.model import (
     DROP,
     Artifacts,
     Chain,
-    Claim,
     Command,
     Family,
     File,
     HttpReturns,
-    Opening,
-    Ports,
     Probe,
     Problem,
-    Protocol,
     Reaction,
     Rule,
     Table,
@@ -42,7 +38,7 @@ from agent.engine.model import (
     pointer,
 )
 from agent.roles import GUEST_SERVERS
-from agent.services import Context, Nic, fill
+from agent.services import Context, claims, fill, guest_addresses, openings, with_its_mac
 
 SECTION = "passwords"
 ROLES = GUEST_SERVERS
@@ -94,15 +90,6 @@ class Section(Base):
 ABSENT = None
 
 
-def _listening(context: Context) -> tuple[tuple[Nic, IPv4Address], ...]:
-    return tuple(
-        (nic, interface.ip)
-        for nic in context.nics_of(NicRole.GUEST)
-        for interface in nic.addresses
-        if isinstance(interface, IPv4Interface)
-    )
-
-
 def lint(section: Section, context: Context) -> Iterator[Problem]:
     guest_nics = context.nics_of(NicRole.GUEST)
     networks = [n for nic in guest_nics for n in nic.networks(Family.V4)]
@@ -115,7 +102,7 @@ def lint(section: Section, context: Context) -> Iterator[Problem]:
 
 
 def render(section: Section, context: Context) -> Artifacts:
-    listening = _listening(context)
+    listening = guest_addresses(context)
     if not listening:
         return Artifacts()  # nobody to serve
     listen = fill("passwords/listen", port=PORT, addresses=[address for _, address in listening])
@@ -134,23 +121,8 @@ def render(section: Section, context: Context) -> Artifacts:
         units=(Unit(UNIT),),
         chains=(Chain(Family.V4, Table.FILTER, CHAIN, SECTION),),
         rules=tuple(_rules(section)),
-        openings=tuple(
-            Opening(
-                nic.name,
-                Protocol.TCP,
-                Ports(PORT, PORT),
-                SECTION,
-                f"sysvm: passwords at {address}",
-                families=(Family.V4,),
-                destination=address,
-                gate=CHAIN,
-            )
-            for nic, address in listening
-        ),
-        claims=tuple(
-            Claim(address, Protocol.TCP, Ports(PORT, PORT), pointer(SECTION))
-            for _, address in listening
-        ),
+        openings=openings(listening, PORT, SECTION, "passwords", CHAIN),
+        claims=claims(listening, PORT, SECTION),
     )
 
 
@@ -161,26 +133,15 @@ def _identity(address: IPv4Address, guest: GuestPassword) -> str:
 
 def _rules(section: Section) -> Iterator[Rule]:
     for address, guest in sorted(section.guests.items()):
-        path = f"/{SECTION}/guests/{address}"
-        source = IPv4Network(int(address))
-        yield Rule(
-            family=Family.V4,
-            table=Table.FILTER,
-            chain=CHAIN,
-            target=ACCEPT,
-            owner=SECTION,
-            comment=path,
-            source=source,
-            source_mac=guest.mac,
-        )
+        yield with_its_mac(CHAIN, SECTION, address, guest.mac)
         yield Rule(
             family=Family.V4,
             table=Table.FILTER,
             chain=CHAIN,
             target=DROP,
             owner=SECTION,
-            comment=f"{path}: another MAC",
-            source=source,
+            comment=f"/{SECTION}/guests/{address}: another MAC",
+            source=IPv4Network(int(address)),
         )
     yield Rule(
         family=Family.V4,
@@ -205,7 +166,7 @@ def probe(section: Section, context: Context, artifacts: Artifacts) -> tuple[Pro
     path = f"/witness/{json.loads(text)['witness']}"
     return (
         UnitActive(UNIT),
-        *(HttpReturns(UNIT, ip, PORT, path, status=204) for _, ip in _listening(context)),
+        *(HttpReturns(UNIT, ip, PORT, path, status=204) for _, ip in guest_addresses(context)),
     )
 
 

@@ -12,28 +12,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from agent.document.site import NicRole
 from agent.document.types import AuthorizedKey
 from agent.document.types import Section as Base
 from agent.engine.model import (
     Artifacts,
-    Claim,
     Command,
-    Family,
     File,
-    IPAddress,
-    Opening,
-    Ports,
     Probe,
     Problem,
-    Protocol,
     Reaction,
     Unit,
     UnitActive,
     pointer,
 )
 from agent.roles import EVERY_ROLE
-from agent.services import CURRENT, Context, Nic, fill
+from agent.services import CURRENT, Context, claims, control_addresses, fill, openings
 
 SECTION = "ssh"
 ROLES = EVERY_ROLE
@@ -69,15 +62,6 @@ def _keys(section: Section, context: Context) -> tuple[str, ...]:
     return context.boot.authorized_keys if context.boot is not None else ()
 
 
-def _listening(context: Context) -> tuple[tuple[Nic, IPAddress], ...]:
-    return tuple(
-        (nic, interface.ip)
-        for nic in context.nics_of(NicRole.CONTROL)
-        for interface in nic.addresses
-        if not interface.is_link_local or interface.version == 4
-    )
-
-
 def lint(section: Section, context: Context) -> Iterator[Problem]:
     seen: set[str] = set()
     for index, line in enumerate(section.authorized_keys or ()):
@@ -88,7 +72,7 @@ def lint(section: Section, context: Context) -> Iterator[Problem]:
 
 
 def render(section: Section, context: Context) -> Artifacts:
-    keys, listening = _keys(section, context), _listening(context)
+    keys, listening = _keys(section, context), control_addresses(context)
     if not keys or not listening:
         return Artifacts()
     configuration = fill(
@@ -106,22 +90,8 @@ def render(section: Section, context: Context) -> Artifacts:
             File(AUTHORIZED_KEYS, fill("ssh/authorized_keys", keys=keys)),
         ),
         units=(Unit(UNIT),),
-        openings=tuple(
-            Opening(
-                nic.name,
-                Protocol.TCP,
-                Ports(PORT, PORT),
-                SECTION,
-                f"sysvm: SSH at {address}",
-                families=(Family(address.version),),
-                destination=address,
-            )
-            for nic, address in listening
-        ),
-        claims=tuple(
-            Claim(address, Protocol.TCP, Ports(PORT, PORT), pointer(SECTION))
-            for _, address in listening
-        ),
+        openings=openings(listening, PORT, SECTION, "SSH"),
+        claims=claims(listening, PORT, SECTION),
     )
 
 

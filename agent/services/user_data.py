@@ -12,9 +12,8 @@ path of two parts, one in the configuration and one in a map, and so speaks for 
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -23,28 +22,32 @@ from agent.document.site import NicRole
 from agent.document.types import BlobId, Ipv4, Mac, Text
 from agent.document.types import Section as Base
 from agent.engine.model import (
-    ACCEPT,
     Artifacts,
     Chain,
-    Claim,
     Command,
     Family,
     File,
     HttpReturns,
-    Opening,
-    Ports,
     Probe,
     Problem,
-    Protocol,
     Reaction,
-    Rule,
     Table,
     Unit,
     UnitActive,
     pointer,
 )
 from agent.roles import GUEST_SERVERS
-from agent.services import BLOBS, CURRENT, OBJECTS, Context, Nic, fill
+from agent.services import (
+    BLOBS,
+    CURRENT,
+    OBJECTS,
+    Context,
+    claims,
+    fill,
+    guest_addresses,
+    openings,
+    with_its_mac,
+)
 
 SECTION = "user_data"
 ROLES = GUEST_SERVERS
@@ -171,15 +174,6 @@ _KNOWN: tuple[tuple[str, str], ...] = tuple(
 _RESERVED = frozenset({USER_DATA, LISTING, *(key for _, key in _KNOWN)})
 
 
-def _listening(context: Context) -> tuple[tuple[Nic, IPv4Address], ...]:
-    return tuple(
-        (nic, interface.ip)
-        for nic in context.nics_of(NicRole.GUEST)
-        for interface in nic.addresses
-        if isinstance(interface, IPv4Interface)
-    )
-
-
 def lint(section: Section, context: Context) -> Iterator[Problem]:
     guest_nics = context.nics_of(NicRole.GUEST)
     networks = [n for nic in guest_nics for n in nic.networks(Family.V4)]
@@ -227,7 +221,7 @@ def _keys(section: Section) -> tuple[_Key, ...]:
 
 
 def render(section: Section, context: Context) -> Artifacts:
-    listening = _listening(context)
+    listening = guest_addresses(context)
     if not listening:
         return Artifacts()  # nobody to serve
     keys = _keys(section)
@@ -261,24 +255,9 @@ def render(section: Section, context: Context) -> Artifacts:
         blobs=frozenset(lookups.blobs),
         units=(Unit(UNIT),),
         chains=(Chain(Family.V4, Table.FILTER, CHAIN, SECTION),),
-        rules=tuple(_rules(guests)),
-        openings=tuple(
-            Opening(
-                nic.name,
-                Protocol.TCP,
-                Ports(PORT, PORT),
-                SECTION,
-                f"sysvm: user data at {address}",
-                families=(Family.V4,),
-                destination=address,
-                gate=CHAIN,
-            )
-            for nic, address in listening
-        ),
-        claims=tuple(
-            Claim(address, Protocol.TCP, Ports(PORT, PORT), pointer(SECTION))
-            for _, address in listening
-        ),
+        rules=tuple(with_its_mac(CHAIN, SECTION, address, guest.mac) for address, guest in guests),
+        openings=openings(listening, PORT, SECTION, "user data", CHAIN),
+        claims=claims(listening, PORT, SECTION),
     )
 
 
@@ -334,21 +313,6 @@ class _Lookups:
         return f"blobs/{digest}"
 
 
-def _rules(guests: Iterable[tuple[IPv4Address, GuestData]]) -> Iterator[Rule]:
-    """An address with its MAC each; ipset's hash:ip,mac is not in every kernel."""
-    for address, guest in guests:
-        yield Rule(
-            family=Family.V4,
-            table=Table.FILTER,
-            chain=CHAIN,
-            target=ACCEPT,
-            owner=SECTION,
-            comment=f"/{SECTION}/guests/{address}",
-            source=IPv4Network(int(address)),
-            source_mac=guest.mac,
-        )
-
-
 def check(section: Section, context: Context, artifacts: Artifacts) -> tuple[Command, ...]:
     if not artifacts.units:
         return ()
@@ -367,7 +331,7 @@ def probe(section: Section, context: Context, artifacts: Artifacts) -> tuple[Pro
         UnitActive(UNIT),
         *(
             HttpReturns(UNIT, address, PORT, f"/witness/{digest}/{seen}", status=204)
-            for _, address in _listening(context)
+            for _, address in guest_addresses(context)
         ),
     )
 

@@ -27,9 +27,12 @@ from agent.engine.model import Degraded
 from agent.engine.plan import describe
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
+from agent.monitor import lookout
+from agent.monitor.events import Recorder
+from agent.monitor.spool import Spool
 from agent.system import boot, legacy, lock, memory, nics
 from agent.system.boot_channels import Places
-from agent.system.clock import SystemClock
+from agent.system.clock import SystemClock, boot_id
 from agent.system.files import Disk
 from agent.system.host import LinuxHost
 from agent.system.paths import Paths
@@ -43,6 +46,7 @@ log = logging.getLogger("sysvm")
 LOCK_WAIT = 5.0  # seconds that a change waits for the one before it
 RESTORE_WAIT = 60.0  # seconds; at boot nobody else is about to finish sooner
 WATCH_INTERVAL = 45.0  # seconds between two looks for drift
+SECOND_LOOK = 2.0  # seconds, after which drift is still there or was none
 SAVE_EVERY = 7  # looks; as often are counters saved, which a power cut would take back
 
 
@@ -72,14 +76,17 @@ def main() -> int:
             return _serve()
 
 
-def _engine(host: LinuxHost, paths: Paths, wait: float) -> Engine:
+def _engine(host: LinuxHost, paths: Paths, wait: float, events: Recorder | None = None) -> Engine:
+    """The engine; what happens in it is left to the agent, unless this is the agent."""
+
     @contextlib.contextmanager
     def held() -> Iterator[None]:
         with lock.held(paths.lock, wait):
             yield
 
-    store = _store(paths)
-    return Engine(host, store, SystemClock(), held, boot.load(paths))
+    clock = SystemClock()
+    events = events or Spool(paths.spools, boot=boot_id(), clock=clock)
+    return Engine(host, _store(paths), clock, held, boot.load(paths), events)
 
 
 def _store(paths: Paths) -> Store:
@@ -162,11 +169,14 @@ def _serve() -> int:
     from agent.api.app import create_app
     from agent.api.server import serve
     from agent.api.streams import Streams
+    from agent.monitor.outbox import Outbox
     from agent.system.machine import LinuxMachine
 
     paths = Paths()
+    outbox = Outbox(paths.events, paths.spools, boot=boot_id(), clock=SystemClock())
+    outbox.start()
     with LinuxHost(paths) as host:
-        engine = _engine(host, paths, LOCK_WAIT)
+        engine = _engine(host, paths, LOCK_WAIT, outbox)
         try:
             outcome = None if boot.is_closed(paths) else engine.recover()
             if outcome is not None:
@@ -180,7 +190,9 @@ def _serve() -> int:
         memory.settle()
         memory.give_back()
         stop = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(engine, stop), name="watch", daemon=True)
+        watcher = threading.Thread(
+            target=_watch, args=(engine, paths, outbox, stop), name="watch", daemon=True
+        )
         watcher.start()
         hearer = threading.Thread(target=host.listener.run, args=(stop,), name="vpn", daemon=True)
         hearer.start()
@@ -200,6 +212,7 @@ def _serve() -> int:
             stop.set()
             with contextlib.suppress(EngineError, HostFull, StepFailed):
                 engine.save_counters()
+            outbox.close()
     return 0
 
 
@@ -213,15 +226,18 @@ def _terminate(_signal: int, _frame: object) -> None:
     raise SystemExit(0)
 
 
-def _watch(engine: Engine, stop: threading.Event) -> None:
+def _watch(engine: Engine, paths: Paths, events: Recorder, stop: threading.Event) -> None:
     """Look for drift, and now and then keep the counters and tidy up."""
-    known: tuple[str, ...] = ()
+    lookout.started(paths, events)
+    state, drift = lookout.StateWatch(paths.state, events), lookout.DriftWatch(events)
     seen: int | None = None
     rounds = 0
     while not stop.wait(WATCH_INTERVAL):
         rounds += 1
         try:
-            drift = (*describe(engine.drift()), *_legacy())
+            state.look()
+            if (found := _drift(engine, stop)) is not None:
+                drift.found(found, _legacy())
             if (current := engine.state().current) != seen:
                 seen = current
                 memory.give_back()
@@ -233,18 +249,20 @@ def _watch(engine: Engine, stop: threading.Event) -> None:
         except (EngineError, HostFull, StepFailed, CommandFailed) as error:
             log.warning("cannot look for drift: %s", error)
             continue
-        if drift != known:
-            for line in drift[:20]:
-                log.warning("drift: %s", line)
-            if not drift:
-                log.info("no drift any more")
-            known = drift
+
+
+def _drift(engine: Engine, stop: threading.Event) -> tuple[str, ...] | None:
+    """What has drifted, and is so at a second look; None where a change is under way."""
+    before = engine.state()
+    found = describe(engine.drift())
+    if found and not stop.wait(SECOND_LOOK):
+        found = tuple(line for line in describe(engine.drift()) if line in found)
+    after = engine.state()
+    return found if before.making is None and after == before else None
 
 
 def _legacy() -> tuple[str, ...]:
-    return tuple(
-        f"- legacy ipv{int(rule.family)} {rule.table}: {rule.text}" for rule in legacy.observe()
-    )
+    return tuple(f"ipv{int(rule.family)} {rule.table}: {rule.text}" for rule in legacy.observe())
 
 
 def _notify(state: str) -> None:

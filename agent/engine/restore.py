@@ -6,25 +6,33 @@ from dataclasses import replace
 
 from agent.document.boot import BootConfig, serialize
 from agent.document.document import Document, InvalidDocument, parse_value
-from agent.engine.errors import EngineError
+from agent.engine import tell
+from agent.engine.errors import EngineError, UnreadableState
 from agent.engine.host import CheckFailed, Clock, Host
 from agent.engine.model import Committed, Degraded, Outcome
 from agent.engine.plan import name
 from agent.engine.store import Revision, State, Store
 from agent.engine.target import Target, Targets
+from agent.monitor.events import NOWHERE, Recorder
 
 log = logging.getLogger(__name__)
 
 
 def restore(
-    host: Host, store: Store, targets: Targets, clock: Clock, boot: BootConfig | None
+    host: Host,
+    store: Store,
+    targets: Targets,
+    clock: Clock,
+    boot: BootConfig | None,
+    events: Recorder = NOWHERE,
 ) -> Outcome:
     """Become the last confirmed revision; where that one cannot be used, an older one.
 
     Before the first push the boot configuration stands in for a revision. Daemons are started,
     not waited for: this runs before they may. Counters go on from what was kept.
     """
-    state = replace(store.recover(), making=None, deadline=None)
+    found = _readable(store, events)
+    state = replace(found, making=None, deadline=None)
     store.begin_counters()
     for number in _bootable(store, state):
         try:
@@ -34,8 +42,12 @@ def restore(
             target = targets.prepare(revision, "boot")
         except (InvalidDocument, CheckFailed, EngineError) as error:
             log.error("revision %d cannot be restored: %s", number, error)
+            events.record(tell.not_restored(number, str(error)))
             continue
-        return _boot(host, store, targets, state, target)
+        outcome = _boot(host, store, targets, state, target)
+        if found.provisional or found.making is not None:
+            events.record(tell.cut_short(number, found))
+        return outcome
     if boot is None:
         log.error("there is no boot configuration: staying closed")
         return Degraded("there is no boot configuration and no earlier revision")
@@ -44,6 +56,16 @@ def restore(
     store.put_revision(revision)
     state = replace(state, last=revision.info.number)
     return _boot(host, store, targets, state, target)
+
+
+def _readable(store: Store, events: Recorder) -> State:
+    """The state, or what stands in for it where it cannot be read."""
+    try:
+        return store.state()
+    except UnreadableState as error:
+        state = store.recover()
+        events.record(tell.unreadable(str(error), state.current))
+        return state
 
 
 def document_of(boot: BootConfig) -> Document:

@@ -5,6 +5,7 @@ commit, or roll back. Rolling back is the same code with the revision before; th
 log. One change at a time, over all processes: the lock dies with who holds it.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from dataclasses import replace
 from agent.document.boot import BootConfig
 from agent.document.document import Document, InvalidDocument, merge, parse, parse_value
 from agent.document.json import NotJson, loads
+from agent.engine import tell
 from agent.engine.errors import (
     AwaitingConfirm,
     EngineError,
@@ -54,6 +56,7 @@ from agent.engine.plan import describe, name, touched_units
 from agent.engine.restore import document_of, restore
 from agent.engine.store import Revision, RevisionInfo, State, Store
 from agent.engine.target import Target, Targets
+from agent.monitor.events import NOWHERE, Recorder
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +84,14 @@ class Engine:
         clock: Clock,
         lock: Callable[[], AbstractContextManager[None]],
         boot: BootConfig | None = None,
+        events: Recorder = NOWHERE,
     ) -> None:
         self._host = host
         self._store = store
         self._clock = clock
         self._lock = lock
         self._boot = boot
+        self._events = events
         self._targets = Targets(host, store, boot)
         self._last: Document | None = None  # whose valid text need not be validated again
 
@@ -159,7 +164,9 @@ class Engine:
             _check_generation(state, document)
             self._check_settled(state, document)
             state = replace(state, generation=document.generation, digest=document.digest)
-            return self._transact(state, document, "push", confirm_within=confirm_within)
+            return self._told(
+                self._transact(state, document, "push", confirm_within=confirm_within)
+            )
 
     def patch(
         self, data: bytes, *, if_match: str | None = None, confirm_within: float | None = None
@@ -178,7 +185,9 @@ class Engine:
                 raise StaleGeneration(document.generation, state.generation)
             if document.generation > state.generation:
                 state = replace(state, generation=document.generation, digest=document.digest)
-            return self._transact(state, document, "patch", confirm_within=confirm_within)
+            return self._told(
+                self._transact(state, document, "patch", confirm_within=confirm_within)
+            )
 
     def confirm(self, revision: int) -> Outcome:
         """Keep a provisional revision. Raises NotProvisional."""
@@ -189,6 +198,7 @@ class Engine:
             self._put_confirmed(replace(state, confirmed=revision, deadline=None))
             self._host.disarm()
             log.info("revision %d confirmed", revision)
+            self._events.record(tell.confirmed(self._store.revision(revision)))
             return Committed(revision, Plan(()))
 
     def roll_back(self, revision: int | None = None, *, if_unconfirmed: bool = False) -> Outcome:
@@ -198,19 +208,20 @@ class Engine:
         unless it still waits to be confirmed: this is what the timer asks for.
         Raises NoSuchRevision.
         """
+        why = tell.ASKED
         with self._lock():
             state = self._store.state()
             if if_unconfirmed:
                 if not state.provisional or state.current != revision:
                     return Unchanged(state.current or 0)
                 log.warning("revision %s was not confirmed in time: rolling back", revision)
-                revision = None
+                why, revision = tell.NOT_CONFIRMED, None
             origin = self._origin(state, revision)
             document = self._store.revision(origin).document
             outcome = self._transact(state, document, "rollback", origin=origin)
             if isinstance(outcome, Committed | Unchanged):
                 self._host.disarm()
-            return outcome
+            return self._told(outcome, why)
 
     # -- after a fault ----------------------------------------------------------------------
 
@@ -228,12 +239,14 @@ class Engine:
                 "the agent died while making revision %d: putting back %s",
                 state.making, state.current,
             )  # fmt: skip
-            return self._put_back(state, "the agent died in the middle of a change", ())
+            return self._told(self._put_back(state, "the agent died in the middle of a change", ()))
 
     def restore(self) -> Outcome:
         """Bring the machine up at boot, as the last confirmed revision says."""
         with self._lock():
-            return restore(self._host, self._store, self._targets, self._clock, self._boot)
+            parts = self._host, self._store, self._targets, self._clock, self._boot
+            outcome = restore(*parts, self._events)
+            return self._told(outcome) if isinstance(outcome, Degraded) else outcome
 
     def adopt(self) -> Outcome:
         """Go by a boot configuration that came when the machine was up already.
@@ -248,8 +261,8 @@ class Engine:
             if state.current is not None:
                 current = self._store.revision(state.current)
                 if current.info.cause != "boot":
-                    return self._transact(state, current.document, "adopt")
-            return self._transact(state, document_of(self._boot), "boot")
+                    return self._told(self._transact(state, current.document, "adopt"))
+            return self._told(self._transact(state, document_of(self._boot), "boot"))
 
     def _readable_state(self) -> State:
         """The state; where it cannot be read, what stands in for it is stored from now on."""
@@ -259,7 +272,17 @@ class Engine:
             state = self._store.recover()
             log.critical("%s; revision %s stands in for it", error, state.current)
             self._store.put_state(state)
+            self._events.record(tell.unreadable(str(error), state.current))
             return state
+
+    def _told(self, outcome: Outcome, back: str = "") -> Outcome:
+        """Say outside how a transaction ended; a roll back says why there was one."""
+        with contextlib.suppress(EngineError):
+            current = self._store.recover().current
+            running = self._store.revision(current) if current is not None else None
+            if (event := tell.ended(outcome, running, back)) is not None:
+                self._events.record(event)
+        return outcome
 
     def _rearm(self, state: State) -> None:
         if state.provisional and state.current is not None:

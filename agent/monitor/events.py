@@ -11,6 +11,9 @@ from typing import Protocol
 
 Value = str | int | float | bool | None
 
+LONGEST_SUBJECT = 200  # characters
+LONGEST_TEXT = 1000  # characters of a message, and of each value of `data`
+
 
 class Severity(enum.StrEnum):
     """How bad it is, in ascending order."""
@@ -19,6 +22,14 @@ class Severity(enum.StrEnum):
     WARNING = "warning"  # degraded, but serving
     ALERT = "alert"  # something does not serve, and does not come back by itself
     CRITICAL = "critical"  # the VM as a whole is at risk
+
+    @property
+    def rank(self) -> int:
+        """0 for the least."""
+        return _RANKS[self]
+
+
+_RANKS: Mapping[Severity, int] = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 class Kind(enum.StrEnum):
@@ -32,6 +43,8 @@ class Kind(enum.StrEnum):
     DOCUMENT_DEGRADED = "document.degraded"
     STATE_UNREADABLE = "state.unreadable"
     STATE_REPLACED = "state.replaced"
+    STATE_NOT_WRITABLE = "state.not-writable"
+    STATE_WRITABLE = "state.writable"
     DRIFT_FOUND = "drift.found"
     DRIFT_OVER = "drift.over"
     LEGACY_RULES_FOUND = "legacy-rules.found"
@@ -84,11 +97,62 @@ class Event:
         return CATALOGUE[self.kind].severity
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An event as it is kept: what happened, and when.
+
+    `kind` is text, for a database may be older or newer than this catalogue.
+    """
+
+    seq: int  # within the outbox's stream; 0 while it has no number yet
+    boot: str  # the kernel's id of the boot that it happened in
+    at: float  # seconds since the epoch
+    monotonic: float  # seconds since that boot
+    kind: str
+    severity: Severity
+    subject: str
+    message: str
+    data: Mapping[str, Value]
+
+
+def stamp(event: Event, *, boot: str, at: float, monotonic: float) -> Stored:
+    """The event with its times, its texts bounded and without control characters."""
+    return Stored(
+        seq=0,
+        boot=boot,
+        at=at,
+        monotonic=monotonic,
+        kind=str(event.kind),
+        severity=event.severity,
+        subject=_clean(event.subject, LONGEST_SUBJECT),
+        message=_clean(event.message, LONGEST_TEXT),
+        data={
+            name: _clean(value, LONGEST_TEXT) if isinstance(value, str) else value
+            for name, value in event.data.items()
+        },
+    )
+
+
+def _clean(text: str, longest: int) -> str:
+    text = "".join(c if c.isprintable() else " " for c in text[: longest + 1])
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 class Recorder(Protocol):
     """Where events go. Never raises and never waits long: what watches must not fail of it."""
 
     def record(self, event: Event) -> None:
         """Keep it, durably, in order, and have it told to whoever listens."""
+
+
+class Nowhere:
+    """A recorder that keeps nothing, for where nobody would ask."""
+
+    def record(self, event: Event) -> None:
+        """Nothing."""
+
+
+NOWHERE: Recorder = Nowhere()
 
 
 _SERVICE = {
@@ -143,13 +207,28 @@ CATALOGUE: Mapping[Kind, Meaning] = {
         Severity.CRITICAL,
         "What the VM remembers of its revisions could not be read; an older one stands in.",
         "push the document again; look at the disk",
-        {"cause": "what was unreadable"},
+        {
+            "cause": "what was unreadable",
+            "revision": "which revision stands in for it, or cannot be restored",
+        },
     ),
     Kind.STATE_REPLACED: Meaning(
         Severity.CRITICAL,
         "The state partition could not be used at boot; memory stands in for it until then.",
         "look at the disk; recreate the VM if it is lost",
         {"cause": "why"},
+    ),
+    Kind.STATE_NOT_WRITABLE: Meaning(
+        Severity.CRITICAL,
+        "The state partition is full or read-only: pushes are refused; what is configured runs on.",
+        "make room, or look at the disk",
+        {"reason": "why", "free": "bytes that are free"},
+    ),
+    Kind.STATE_WRITABLE: Meaning(
+        Severity.INFO,
+        "The state partition can be written again.",
+        "nothing",
+        {"free": "bytes that are free"},
     ),
     Kind.DRIFT_FOUND: Meaning(
         Severity.WARNING,
@@ -282,6 +361,11 @@ CATALOGUE: Mapping[Kind, Meaning] = {
         Severity.ALERT,
         "Events were lost before anybody had acknowledged them.",
         "ask the VM for its status; acknowledge events sooner",
-        {"lost": "how many", "first": "the first lost number", "last": "the last lost number"},
+        {
+            "lost": "how many, where that is known",
+            "first": "the first lost number",
+            "last": "the last lost number; not all between them need be lost",
+            "reason": "why",
+        },
     ),
 }

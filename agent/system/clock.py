@@ -1,6 +1,7 @@
 """The machine's clocks."""
 
 import time
+from pathlib import Path
 
 
 class SystemClock:
@@ -14,3 +15,8 @@ class SystemClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

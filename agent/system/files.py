@@ -133,6 +133,12 @@ class Disk:
             path.unlink()
 
 
+def free(folder: Path) -> int:
+    """Bytes that a file system has left."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
 def require_room(folder: Path, size: int, count: int) -> None:
     """Refuse work for which a file system has no room, before any of it is done.
 

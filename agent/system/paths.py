@@ -36,3 +36,13 @@ class Paths:
     @property
     def lock(self) -> Path:
         return self.run / "lock"
+
+    @property
+    def events(self) -> Path:
+        """The outbox's folder."""
+        return self.state / "events"
+
+    @property
+    def spools(self) -> tuple[Path, Path]:
+        """Where other processes leave events for the agent to take in; the first that can."""
+        return self.events / "spool", self.run / "events"

@@ -1,0 +1,124 @@
+"""What the agent looks for that nothing else would tell of: how it began, and the state partition.
+
+Each look compares with what was found before, so that an event is a change.
+"""
+
+import contextlib
+from pathlib import Path
+
+from agent.engine.host import HostFull
+from agent.monitor.events import Event, Kind, Recorder
+from agent.system import files
+from agent.system.paths import Paths
+
+
+def started(paths: Paths, events: Recorder) -> None:
+    """The agent has started; at the first time after a boot, what the boot found is told too."""
+    marker = paths.run / "agent-started"
+    booted = not marker.exists()
+    why = "the VM has booted" if booted else "the VM ran on meanwhile"
+    events.record(
+        Event(
+            kind=Kind.AGENT_STARTED,
+            subject="sysvm-agent",
+            message=f"the agent has started; {why}",
+            data={"boot": booted},
+        )
+    )
+    if not booted:
+        return
+    if problem := files.note(paths.state_problem):
+        events.record(
+            Event(
+                kind=Kind.STATE_REPLACED,
+                subject="state",
+                message=f"the state partition is not used: {problem}",
+                data={"cause": problem},
+            )
+        )
+    with contextlib.suppress(OSError):
+        marker.touch(mode=0o600)
+
+
+class StateWatch:
+    """Can the state partition be written?"""
+
+    def __init__(self, folder: Path, events: Recorder) -> None:
+        self._folder = folder
+        self._events = events
+        self._well = True
+
+    def look(self) -> None:
+        reason = _full(self._folder)
+        if self._well is bool(reason):
+            self._events.record(_told(reason, files.free(self._folder)))
+        self._well = not reason
+
+
+def _full(folder: Path) -> str:
+    """Why nothing can be written there; empty where something can."""
+    try:
+        files.require_room(folder, 0, 0)
+    except HostFull as error:
+        return str(error)
+    return ""
+
+
+def _told(reason: str, free: int) -> Event:
+    if not reason:
+        message = "the state partition can be written again"
+        return Event(
+            kind=Kind.STATE_WRITABLE, subject="state", message=message, data={"free": free}
+        )
+    return Event(
+        kind=Kind.STATE_NOT_WRITABLE,
+        subject="state",
+        message=f"the state partition takes nothing: {reason}",
+        data={"reason": reason, "free": free},
+    )
+
+
+class DriftWatch:
+    """Is the machine what was asked for, and are there rules beside ours?"""
+
+    def __init__(self, events: Recorder) -> None:
+        self._events = events
+        self._drift: tuple[str, ...] = ()
+        self._legacy: tuple[str, ...] = ()
+
+    def found(self, drift: tuple[str, ...], legacy: tuple[str, ...]) -> None:
+        """What a look has found, as lines for a person."""
+        if drift != self._drift:
+            self._events.record(_drifted(drift))
+        if legacy != self._legacy:
+            self._events.record(_beside(legacy))
+        self._drift, self._legacy = drift, legacy
+
+
+def _drifted(lines: tuple[str, ...]) -> Event:
+    if not lines:
+        return Event(kind=Kind.DRIFT_OVER, subject="drift", message="no drift any more")
+    return Event(
+        kind=Kind.DRIFT_FOUND,
+        subject="drift",
+        message=f"the VM is not what the document says: {_some(lines)}",
+        data={"lines": len(lines), "first": lines[0]},
+    )
+
+
+def _beside(rules: tuple[str, ...]) -> Event:
+    if not rules:
+        return Event(
+            kind=Kind.LEGACY_RULES_OVER, subject="legacy-rules", message="no legacy rules any more"
+        )
+    return Event(
+        kind=Kind.LEGACY_RULES_FOUND,
+        subject="legacy-rules",
+        message=f"rules in the legacy tables: {_some(rules)}",
+        data={"rules": len(rules), "first": rules[0]},
+    )
+
+
+def _some(lines: tuple[str, ...]) -> str:
+    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+    return "; ".join(lines[:5]) + more

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.api import answers, openapi, problems, routes, show, status
 from agent.api.answers import Blob, Changed, Drift, LegacyRules, Log, Planned, timestamp
+from agent.api.diagnostics import Diagnostics
 from agent.api.ports import Engine, Machine
 from agent.api.problems import Refusal
 from agent.api.routes import Route
@@ -79,7 +80,7 @@ class Operations:
         self._machine = machine
         self._now = now
         self._monotonic = monotonic
-        self._streams = streams
+        self._diagnostics = Diagnostics(machine, streams)
         self._last: status.LastChange | None = None
 
     def answer(self, call: Call) -> Response:
@@ -309,6 +310,13 @@ class Operations:
 
     def get_vpn(self, _: Call) -> Response:
         return Response(show.vpn(self._engine.current().document, self._machine.vpn()))
+
+    # -- diagnostics ------------------------------------------------------------------------
+
+    def run_diagnostic(self, call: Call) -> Response:
+        live = call.query.get("live", "0") in {"1", "true"}
+        tool = call.path["tool"]
+        return Response(self._diagnostics.run(tool, call.body, call.client, live=live))
 
     # -- descriptions -----------------------------------------------------------------------
 

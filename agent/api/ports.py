@@ -4,11 +4,11 @@ Two protocols, so that the tests can put others behind them. `agent.engine.trans
 and `agent.system.machine.LinuxMachine` are the real ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from agent.engine.model import Count, CounterKey, Desired, Observed, Outcome, Plan
+from agent.engine.model import Count, CounterKey, Desired, IPInterface, Observed, Outcome, Plan
 from agent.engine.store import Revision, RevisionInfo, State
 
 
@@ -162,6 +162,42 @@ class Vpn:
     histories: Mapping[tuple[str, str], TunnelHistory]  # by connection and child
 
 
+class Saying(Protocol):
+    """Some of what a program wrote."""
+
+    @property
+    def stream(self) -> Literal["stdout", "stderr"]: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+
+class Tool(Protocol):
+    """A program under way, within limits of time and output.
+
+    Iterate over it for what it says as it says it, with None after each half a second of silence.
+    """
+
+    @property
+    def argv(self) -> tuple[str, ...]: ...
+
+    @property
+    def reason(self) -> str | None:
+        """Why it has ended: exited, time limit, output limit."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    @property
+    def duration(self) -> float:
+        """Seconds that it has run."""
+
+    def __iter__(self) -> Iterator[Saying | None]: ...
+
+    def close(self) -> None:
+        """Have it ended, with all that it started."""
+
+
 class MachineFailed(Exception):
     """The machine did not do, or did not tell, what it was asked."""
 
@@ -202,6 +238,12 @@ class Machine(Protocol):
 
     def remove_legacy_rules(self) -> tuple[LegacyRule, ...]:
         """Remove them; returns those that were there."""
+
+    def nics(self) -> Mapping[str, tuple[IPInterface, ...]]:
+        """Network interfaces by name, whoever made them, with their addresses."""
+
+    def start(self, argv: tuple[str, ...], seconds: float, longest: int) -> Tool:
+        """Start a diagnostic tool, with no more rights than it needs."""
 
     def put_blob(self, sha256: str, content: bytes) -> bool:
         """Keep a blob, durably; was it new? Raises HostFull."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.api.ports import MachineFailed
+from agent.diagnostics.refusal import DiagnosticRefused
 from agent.document.document import InvalidDocument
 from agent.document.json import NotJson
 from agent.engine import errors
@@ -162,6 +163,12 @@ DID_NOT_HOLD = Kind(
     "The document was tried, did not hold, and was undone",
     "`problems` says which of its parts failed; the revision before it runs again.",
 )
+DIAGNOSTIC_REFUSED = Kind(
+    "diagnostic-refused",
+    422,
+    "That cannot be tried; nothing was run",
+    "`problems` says which part of the request it is, and what would be right.",
+)
 DIGEST_MISMATCH = Kind(
     "digest-mismatch",
     422,
@@ -257,6 +264,9 @@ def answer_to(error: Exception) -> Answer | None:
             return Answer(REFUSED, count(found), found)
         case HostFull():
             return Answer(FULL, str(error))
+        case DiagnosticRefused():
+            wrong = Problem(error.path, error.message, error.hint)
+            return Answer(DIAGNOSTIC_REFUSED, str(wrong), (wrong,))
         case MachineFailed() | StepFailed():
             return Answer(MACHINE_FAILED, str(error))
         case errors.EngineError():

@@ -15,6 +15,7 @@ from agent.api.answers import (
     Revisions,
     RevisionWithDocument,
 )
+from agent.api.diagnostics import Diagnosis
 from agent.api.ports import BalancerRow
 from agent.api.problems import Kind
 from agent.api.show import (
@@ -28,6 +29,7 @@ from agent.api.show import (
     VpnRow,
 )
 from agent.api.status import Status
+from agent.diagnostics.requests import DEFAULT_SECONDS, LONGEST_SECONDS, TOOLS
 
 LONGEST_DOCUMENT = 16 * 1024 * 1024  # bytes
 LONGEST_BLOB = 4 * 1024 * 1024  # bytes
@@ -121,6 +123,31 @@ SHA256 = Parameter(
 UNIT = Parameter(
     "unit", {"type": "string"}, "A systemd unit, with or without `.service`.", required=True
 )
+
+LIVE = Parameter("live", FLAG, "1: answer with JSON lines (application/jsonl) as it goes on.")
+LONGEST_REQUEST = 16 * 1024  # bytes
+DIAGNOSTIC = {
+    "type": "object",
+    "properties": {
+        "target": {"type": "string", "description": "An IP address, or a name."},
+        "family": {"enum": [4, 6], "description": "By default what the target is."},
+        "arguments": {
+            "type": "string",
+            "pattern": r"^[A-Za-z0-9. -]*$",
+            "description": "As an administrator types them.",
+            "examples": ["-c 10 -s 1472 -M do"],
+        },
+        "seconds": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": LONGEST_SECONDS,
+            "default": DEFAULT_SECONDS,
+            "description": "When it is ended at the latest.",
+        },
+    },
+    "required": ["target"],
+    "additionalProperties": False,
+}
 
 CHANGE_KINDS = (
     p.NOT_JSON, p.BAD_REQUEST, p.STALE_GENERATION, p.GENERATION_CONFLICT, p.AWAITING_CONFIRM,
@@ -330,6 +357,40 @@ ROUTES: tuple[Route, ...] = (
         kinds=(p.BAD_REQUEST, p.NO_SUCH_UNIT, p.MACHINE_FAILED),
         path_parameters=(UNIT,),
         query=(LINES,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/diagnostics/{tool}",
+        operation="run_diagnostic",
+        summary="Try something from this VM: ping, traceroute or arping.",
+        replies=(
+            Reply(
+                200,
+                "What it said, when it has ended. With `live`, lines as it says it: first `argv`, "
+                "then `stream` and `text`, or `elapsed` while it is silent, and last `exit`.",
+                Diagnosis,
+            ),
+        ),
+        kinds=(
+            p.NOT_JSON,
+            p.UNKNOWN_PATH,
+            p.TOO_LARGE,
+            p.DIAGNOSTIC_REFUSED,
+            p.TOO_MANY_STREAMS,
+            p.MACHINE_FAILED,
+        ),
+        path_parameters=(
+            Parameter(
+                "tool",
+                {"type": "string", "enum": list(TOOLS)},
+                "What to try it with.",
+                required=True,
+            ),
+        ),
+        query=(LIVE,),
+        body=Body("application/json", DIAGNOSTIC, "What to try."),
+        longest=LONGEST_REQUEST,
+        only_asks=True,
     ),
     _get(
         "/v1/vpn",

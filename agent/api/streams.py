@@ -66,6 +66,28 @@ class Stream:
             done()
 
 
+class Closing:
+    """Parts, and what has to be closed after them, also where none of them was ever asked for."""
+
+    def __init__(self, parts: Iterator[bytes], close: Callable[[], None]) -> None:
+        self._parts = parts
+        self._close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._parts)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._parts, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._close()
+
+
 class Streams:
     """The streams of one server."""
 

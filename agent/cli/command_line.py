@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agent.cli import changes, drift, revisions, services, show, summary
+from agent.cli import changes, diagnostics, drift, revisions, services, show, summary
 from agent.cli.commands import Commands
 from agent.cli.text import hang
 from agent.cli.wire import OK, SAID_NO, SOCKET, UNUSABLE, Client, SaidNo, Unusable
@@ -19,6 +19,7 @@ FAMILIES: Sequence[Callable[[Commands], None]] = (
     revisions.add_to,
     drift.add_to,
     services.add_to,
+    diagnostics.add_to,
     changes.add_to,
 )
 
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             printer(answer)
         sys.stdout.flush()
+        if isinstance(answer, dict) and answer.get("exit", 0) != 0:
+            return SAID_NO  # what was tried did not work
     except SaidNo as error:
         if options.json:
             print(json.dumps(error.problem, indent=2))

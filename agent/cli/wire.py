@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 SOCKET = "/run/sysvm/control.sock"
@@ -57,20 +57,33 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[bytes, http.client.HTTPMessage]:
         """The answer's content and header. Raises SaidNo, Unusable."""
+        with self.stream(method, path, body, headers) as response:
+            return response.read(), response.headers
+
+    @contextlib.contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer, to be read as it comes. Raises SaidNo, Unusable; so does the block."""
         connection = _UnixConnection(self._path)
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 # Broken off: it has answered before it has read everything, which is too large.
                 connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
-            content = response.read()
+            if response.status >= 400:
+                raise SaidNo(_problem(response.status, response.read()))
+            yield response
+        except BrokenPipeError:
+            raise  # the block's own output
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
         finally:
             connection.close()
-        if response.status >= 400:
-            raise SaidNo(_problem(response.status, content))
-        return content, response.headers
 
     def get(self, path: str) -> Any:
         """The JSON at a path."""

@@ -4,9 +4,11 @@ import io
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -23,9 +25,9 @@ from agent.api.ports import (
     Vpn,
 )
 from agent.engine.host import StepFailed
-from agent.engine.model import UnitState
+from agent.engine.model import IPInterface, UnitState
 from agent.services import dhcp_dns, load_balancer
-from agent.system import dnsmasq, files, haproxy, legacy, vici
+from agent.system import dnsmasq, files, haproxy, legacy, tools, vici
 from agent.system.blobs import BlobMissing, BlobRefused, Blobs
 from agent.system.paths import Paths
 from agent.system.run import CommandFailed, run
@@ -152,6 +154,16 @@ class LinuxMachine:
             raise MachineFailed("remove the legacy rules", str(error)) from error
         return found
 
+    def nics(self) -> Mapping[str, tuple[IPInterface, ...]]:
+        return {
+            name: tuple(_interfaces(addresses))
+            for name, addresses in psutil.net_if_addrs().items()
+            if name != "lo"
+        }
+
+    def start(self, argv: tuple[str, ...], seconds: float, longest: int) -> tools.Tool:
+        return tools.begin(argv, seconds, longest)
+
     def put_blob(self, sha256: str, content: bytes) -> bool:
         try:
             return Blobs(self.paths).put(sha256, io.BytesIO(content), size=len(content))
@@ -193,6 +205,15 @@ def _associations(name: str, ike: vici.Message, now: float) -> Iterator[Associat
             bytes_out=int(child.get("bytes-out", 0)),
             packets_out=int(child.get("packets-out", 0)),
         )
+
+
+def _interfaces(addresses: Iterable[Any]) -> Iterator[IPInterface]:
+    """psutil's addresses as ours; those of the link layer are none."""
+    for one in addresses:
+        if one.family not in {socket.AF_INET, socket.AF_INET6} or one.netmask is None:
+            continue
+        length = int(ip_address(one.netmask)).bit_count()
+        yield ip_interface(f"{one.address.partition('%')[0]}/{length}")
 
 
 def _algorithms(association: vici.Message) -> str:

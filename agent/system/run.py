@@ -2,7 +2,7 @@
 
 A list of arguments and never a shell; an environment and a locale of our own; no standard input
 but what is given; a time-out that cannot be left out; output captured and bounded. `run` waits for
-a program's end; `start` hands on what it says as it says it.
+a program's end; `Running` hands on what it says as it goes on.
 """
 
 import contextlib
@@ -257,13 +257,6 @@ class Running:
             if stream is not None:
                 stream.close()
         os.close(self._pidfd)
-
-
-def start(
-    argv: Sequence[str], *, timeout: float, longest: int, env: Mapping[str, str] | None = None
-) -> Running:
-    """Start a program, and hear what it says as it says it. Raises CommandFailed."""
-    return Running(argv, timeout=timeout, longest=longest, env=env)
 
 
 def _ends_within(pid: int, timeout: float) -> bool:

@@ -10,6 +10,7 @@ import flask
 
 from agent.api.app import create_app
 from agent.api.ports import BalancerRow, DhcpLease, Facts, LegacyRule, UnitReport, Vpn
+from agent.api.streams import Streams
 from agent.document.document import (
     Document,
     InvalidDocument,
@@ -37,6 +38,7 @@ from agent.engine.model import (
     Desired,
     Dnat,
     Family,
+    IPInterface,
     Lease,
     Link,
     Observed,
@@ -54,6 +56,7 @@ from agent.engine.model import (
 )
 from agent.engine.model import Ports as PortRange
 from agent.engine.store import Revision, RevisionInfo, State
+from agent.system.run import Running
 
 NOW = 1_800_000_000.0
 UP = 86_400.0  # by the monotonic clock
@@ -311,6 +314,10 @@ class FakeMachine:
             LegacyRule(4, "filter", "-A INPUT -p tcp --dport 22 -j ACCEPT"),
         )
         self.tunnels = Vpn(frozenset(), (), {}, (), {})
+        # Instead of a tool, this is run; every one of them is kept.
+        self.script = ["sh", "-c", "echo out; echo err >&2; exit 1"]
+        self.tried: list[tuple[tuple[str, ...], float]] = []
+        self.running: list[Running] = []
         self.lines: tuple[str, ...] = ("2026-11-22T10:00:00+0000 vm1 haproxy[7]: ready",)
 
     def facts(self) -> Facts:
@@ -351,6 +358,17 @@ class FakeMachine:
         removed, self.legacy = self.legacy, ()
         return removed
 
+    def nics(self) -> Mapping[str, tuple[IPInterface, ...]]:
+        return {"eth2": (IPv4Interface("10.1.1.1/24"),)}
+
+    def start(self, argv: tuple[str, ...], seconds: float, longest: int) -> Running:
+        self._begin()
+        self.tried.append((argv, seconds))
+        tool = Running(self.script, timeout=seconds, longest=longest)
+        tool.argv = argv
+        self.running.append(tool)
+        return tool
+
     def put_blob(self, sha256: str, content: bytes) -> bool:
         self._begin()
         new = sha256 not in self.blobs
@@ -366,9 +384,9 @@ class FakeMachine:
             raise error
 
 
-def app(engine: FakeEngine, machine: FakeMachine) -> flask.Flask:
+def app(engine: FakeEngine, machine: FakeMachine, streams: Streams | None = None) -> flask.Flask:
     """The endpoint on both, with a clock that stands still."""
-    return create_app(engine, machine, now=lambda: NOW, monotonic=lambda: UP)
+    return create_app(engine, machine, now=lambda: NOW, monotonic=lambda: UP, streams=streams)
 
 
 def sha256(content: bytes) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.api.server import Server, listen
+from agent.api.streams import Streams
 from tests.unit.api import fake
 from tests.unit.api.fake import FakeEngine, FakeMachine
 
@@ -13,7 +14,8 @@ from tests.unit.api.fake import FakeEngine, FakeMachine
 @contextlib.contextmanager
 def serving(path: Path, engine: FakeEngine, machine: FakeMachine) -> Iterator[Path]:
     """Serve until the block ends."""
-    server = Server(fake.app(engine, machine), listen(path, group=None))
+    streams = Streams()
+    server = Server(fake.app(engine, machine, streams), listen(path, group=None), streams)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

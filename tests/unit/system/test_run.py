@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.system.run import CommandFailed, Reason, Running, Said, start
+from agent.system.run import CommandFailed, Reason, Running, Said
 from appliance.lab.wait import wait_until
 
 ENDLESS = "while :; do echo x; done"
 
 
 def sh(script: str, *, timeout: float = 20.0, longest: int = 4096) -> Running:
-    return start(["sh", "-c", script], timeout=timeout, longest=longest)
+    return Running(["sh", "-c", script], timeout=timeout, longest=longest)
 
 
 def all_of(running: Running) -> tuple[bytes, bytes]:
@@ -102,7 +102,7 @@ def test_nothing_is_left_open() -> None:
 
 def test_program_that_is_not_there() -> None:
     with pytest.raises(CommandFailed, match="cannot be run"):
-        start(["/does/not/exist"], timeout=1, longest=1)
+        Running(["/does/not/exist"], timeout=1, longest=1)
 
 
 def test_standard_input_is_empty_and_the_environment_ours() -> None:

@@ -1,7 +1,7 @@
 """Links, addresses, routes, policy rules and tracked connections, over rtnetlink(7).
 
 Routes and policy rules of ours carry the protocol number 77; no other is ever changed. The only
-module that imports pyroute2.
+module that imports pyroute2, and of it only how messages are laid out.
 """
 
 import contextlib
@@ -11,24 +11,27 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any, TypeVar
+from typing import Any
 
 from agent.engine.host import StepFailed
 from agent.engine.model import Address, Family, IPAddress, IPNetwork, Link, PolicyRule, Route
+from agent.system import netlink_socket
+from agent.system.netlink_socket import CREATE, EXCLUSIVE, REPLACE, Channel, KernelRefused
 
 if "pyroute2" not in sys.modules:
-    # pyroute2's own __init__ imports everything that it has (NDB, SQLite, unittest …), 6 MiB of it
+    # pyroute2's own __init__ imports everything that it has (NDB, SQLite, unittest …), 16 MiB of it
     # for nothing: the package is made known without running that.
     _found = importlib.util.find_spec("pyroute2")
     if _found is not None:
         sys.modules["pyroute2"] = importlib.util.module_from_spec(_found)
 
-from pyroute2.iproute.linux import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
+from pyroute2.netlink import nla, nlmsg
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 OURS = 77  # rtm_protocol and FRA_PROTOCOL: below 4, the kernel; numbers as in /etc/iproute2
 
@@ -44,9 +47,67 @@ _IFA_F_PERMANENT = 0x80
 _SCOPE_GLOBAL = 0
 _SCOPE_LINK = 253
 _RTN_UNICAST = 1
+_RT_SCOPE_NOWHERE = 255  # of a route that is removed: whatever its scope is
 _FR_ACT_TO_TBL = 1
+_SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS
 
-T = TypeVar("T")
+# Kinds of messages (rtnetlink(7)): new; the next numbers remove and get.
+_LINK, _ADDRESS, _ROUTE, _RULE = 16, 20, 24, 32
+_REMOVE, _GET = 1, 2
+_DELETE_FLOW = 0x102  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
+
+Attributes = Sequence[tuple[str, Any]]
+
+
+class _LinkMessage(nlmsg):  # type: ignore[misc]  # pyroute2 comes without types
+    """ifinfomsg, of which we read a few attributes (pyroute2's own loads each kind of link)."""
+
+    prefix = "IFLA_"
+    fields = (
+        ("family", "B"), ("pad", "B"), ("type", "H"), ("index", "i"), ("flags", "I"),
+        ("change", "I"),
+    )  # fmt: skip
+    nla_map = (
+        (1, "IFLA_ADDRESS", "l2addr"),
+        (3, "IFLA_IFNAME", "asciiz"),
+        (4, "IFLA_MTU", "uint32"),
+        (29, "IFLA_EXT_MASK", "uint32"),
+    )
+
+
+class _FlowMessage(nlmsg):  # type: ignore[misc]  # pyroute2 comes without types
+    """nfgenmsg, and what names a tracked connection (linux/netfilter/nfnetlink_conntrack.h)."""
+
+    prefix = "CTA_"
+    fields = (("family", "B"), ("version", "B"), ("resource", "H"))
+    nla_map = ((1, "CTA_TUPLE_ORIG", "tuple_"),)
+
+    class tuple_(nla):  # type: ignore[misc]  # noqa: N801 - pyroute2 finds it by its name
+        nla_flags = 0x8000  # NLA_F_NESTED
+        nla_map = ((1, "CTA_TUPLE_IP", "addresses"), (2, "CTA_TUPLE_PROTO", "protocol"))
+
+        class addresses(nla):  # type: ignore[misc]  # noqa: N801
+            nla_flags = 0x8000
+            nla_map = (
+                (1, "CTA_IP_V4_SRC", "ipaddr"),
+                (2, "CTA_IP_V4_DST", "ipaddr"),
+                (3, "CTA_IP_V6_SRC", "ipaddr"),
+                (4, "CTA_IP_V6_DST", "ipaddr"),
+            )
+
+        class protocol(nla):  # type: ignore[misc]  # noqa: N801
+            nla_flags = 0x8000
+            nla_map = (
+                (1, "CTA_PROTO_NUM", "uint8"),
+                (2, "CTA_PROTO_SRC_PORT", "be16"),
+                (3, "CTA_PROTO_DST_PORT", "be16"),
+                (4, "CTA_PROTO_ICMP_ID", "be16"),
+                (5, "CTA_PROTO_ICMP_TYPE", "uint8"),
+                (6, "CTA_PROTO_ICMP_CODE", "uint8"),
+                (7, "CTA_PROTO_ICMPV6_ID", "be16"),
+                (8, "CTA_PROTO_ICMPV6_TYPE", "uint8"),
+                (9, "CTA_PROTO_ICMPV6_CODE", "uint8"),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +127,7 @@ class Netlink:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._socket: IPRoute | None = None
+        self._socket: Channel | None = None
 
     def close(self) -> None:
         with self._lock:
@@ -85,7 +146,9 @@ class Netlink:
                 mtu=message.get_attr("IFLA_MTU"),
                 up=bool(message["flags"] & _IFF_UP),
             )
-            for message in self._read(lambda kernel: kernel.get_links())
+            for message in self._list(
+                _LINK, _LinkMessage, attrs=[("IFLA_EXT_MASK", _SKIP_STATISTICS)]
+            )
             if not message["flags"] & _IFF_LOOPBACK and _MAC.match(_mac(message))
         ]
         return tuple(sorted(found))
@@ -95,7 +158,7 @@ class Netlink:
         names = {index: name for index, name in socket.if_nameindex() if name in nics}
         return frozenset(
             Address(names[message["index"]], _interface(message))
-            for message in self._read(lambda kernel: kernel.get_addr())
+            for message in self._list(_ADDRESS, ifaddrmsg)
             if message["index"] in names
             and message["family"] in _FAMILY
             and message["scope"] == _SCOPE_GLOBAL
@@ -108,7 +171,8 @@ class Netlink:
         return frozenset(
             _route(message, names)
             for af in _AF.values()
-            for message in self._read(_routes_of(af))
+            # The kernel lists ours alone: a VM with 1,000 addresses has 3,000 that are its own.
+            for message in self._list(_ROUTE, rtmsg, family=af, proto=OURS)
             if message["proto"] == OURS and message["type"] == _RTN_UNICAST
         )
 
@@ -117,7 +181,7 @@ class Netlink:
         return frozenset(
             _policy_rule(message)
             for af in _AF.values()
-            for message in self._read(_rules_of(af))
+            for message in self._list(_RULE, fibmsg, family=af)
             if message.get_attr("FRA_PROTOCOL") == OURS and message["action"] == _FR_ACT_TO_TBL
         )
 
@@ -126,107 +190,94 @@ class Netlink:
     def set_link(self, link: Link) -> None:
         """Set a NIC's MTU, and put it up or down."""
         with self._changing(f"set link {link.name}") as kernel:
-            index = _index(link.name)
-            kernel.link("set", index=index, mtu=link.mtu, state="up" if link.up else "down")
+            message = _encode(
+                _LinkMessage,
+                [("IFLA_MTU", link.mtu)],
+                index=_index(link.name),
+                flags=_IFF_UP if link.up else 0,
+                change=_IFF_UP,
+            )
+            kernel.change(_LINK, message)
 
     def add_address(self, address: Address) -> None:
         """Add an address. IPv6 skips duplicate address detection: it is usable at once."""
-        with self._changing(f"add address {address.interface} to {address.nic}", errno.EEXIST) as k:
-            k.addr("add", **self._address(address), **_extras(address))
+        step = f"add address {address.interface} to {address.nic}"
+        with self._changing(step, errno.EEXIST) as kernel:
+            kernel.change(_ADDRESS, _address(address, _extras(address)), CREATE | EXCLUSIVE)
 
     def remove_address(self, address: Address) -> None:
         """Remove an address; fine where it, or its NIC, is not there."""
         step = f"remove address {address.interface} from {address.nic}"
         with self._changing(step, errno.EADDRNOTAVAIL, errno.ENODEV) as kernel:
-            kernel.addr("delete", **self._address(address))
+            kernel.change(_ADDRESS + _REMOVE, _address(address, ()))
 
     def add_route(self, route: Route) -> None:
         """Add a route, or replace that of ours to the same destination in the same table."""
         with self._changing(f"add route to {route.destination}") as kernel:
-            message = self._route(route)
+            message = _route_message(route)
             try:
-                kernel.route("add", **message)
-            except NetlinkError as error:
+                kernel.change(_ROUTE, message, CREATE | EXCLUSIVE)
+            except KernelRefused as error:
                 if error.code != errno.EEXIST:
                     raise
                 self._replace_route(kernel, route, message)
 
     def remove_route(self, route: Route) -> None:
         """Remove a route of ours; fine where it is not there."""
-        with self._changing(
-            f"remove route to {route.destination}", errno.ESRCH, errno.ENODEV
-        ) as kernel:
-            kernel.route("delete", **self._route(route))
+        step = f"remove route to {route.destination}"
+        with self._changing(step, errno.ESRCH, errno.ENODEV) as kernel:
+            kernel.change(_ROUTE + _REMOVE, _route_message(route, scope=_RT_SCOPE_NOWHERE))
 
     def add_policy_rule(self, rule: PolicyRule) -> None:
         """Add a policy rule; the kernel keeps it apart from an equal one of somebody else."""
         with self._changing(f"add policy rule {rule.priority}", errno.EEXIST) as kernel:
-            kernel.rule("add", **_rule(rule))
+            kernel.change(_RULE, _rule(rule), CREATE | EXCLUSIVE)
 
     def remove_policy_rule(self, rule: PolicyRule) -> None:
-        with self._changing(
-            f"remove policy rule {rule.priority}", errno.ENOENT, errno.EAFNOSUPPORT
-        ) as kernel:
-            kernel.rule("delete", **_rule(rule))
+        step = f"remove policy rule {rule.priority}"
+        with self._changing(step, errno.ENOENT, errno.EAFNOSUPPORT) as kernel:
+            kernel.change(_RULE + _REMOVE, _rule(rule))
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _kernel(self) -> IPRoute:
+    def _kernel(self) -> Channel:
         if self._socket is None:
-            self._socket = IPRoute(strict_check=True)  # lets the kernel filter
+            self._socket = Channel(netlink_socket.ROUTE)
         return self._socket
 
-    def _read(self, ask: Callable[[Any], Iterable[Any]]) -> tuple[Any, ...]:
+    def _list(
+        self, kind: int, message: type[Any], *, attrs: Attributes = (), **fields: int
+    ) -> Iterator[Any]:
         """Ask; where the socket has lost messages or is broken, once more on a new one."""
+        body = _encode(message, attrs, **fields)
         with self._lock:
             try:
-                return tuple(ask(self._kernel()))
-            except NetlinkError as error:
-                raise StepFailed("read the network", _said(error)) from error
+                answers = self._kernel().listing(kind + _GET, body)
+            except KernelRefused as error:
+                raise StepFailed("read the network", str(error)) from error
             except OSError:
                 self.close()
-            try:
-                return tuple(ask(self._kernel()))
-            except (NetlinkError, OSError) as error:
-                raise StepFailed("read the network", str(error)) from error
+                try:
+                    answers = self._kernel().listing(kind + _GET, body)
+                except (KernelRefused, OSError) as error:
+                    raise StepFailed("read the network", str(error)) from error
+        return (_decode(message, answer) for answer in answers)
 
     @contextlib.contextmanager
-    def _changing(self, step: str, *fine: int) -> Iterator[Any]:
+    def _changing(self, step: str, *fine: int) -> Iterator[Channel]:
         """Change something; errors whose number is in `fine` say that it is so already."""
         with self._lock:
             try:
                 yield self._kernel()
-            except NetlinkError as error:
+            except KernelRefused as error:
                 if error.code not in fine:
-                    raise StepFailed(step, _said(error)) from error
+                    raise StepFailed(step, str(error)) from error
             except OSError as error:
                 self.close()
                 if error.errno not in fine:
                     raise StepFailed(step, str(error)) from error
 
-    def _address(self, address: Address) -> Mapping[str, Any]:
-        return {
-            "index": _index(address.nic),
-            "family": _AF[Family(address.interface.version)],
-            "address": str(address.interface.ip),
-            "prefixlen": address.interface.network.prefixlen,
-        }
-
-    def _route(self, route: Route) -> Mapping[str, Any]:
-        message: dict[str, Any] = {
-            "family": _AF[Family(route.destination.version)],
-            "dst": str(route.destination),
-            "oif": _index(route.nic),
-            "table": route.table,
-            "proto": OURS,
-        }
-        if route.via is not None:
-            message["gateway"] = str(route.via)
-        elif route.destination.version == 4:
-            message["scope"] = _SCOPE_LINK
-        return message
-
-    def _replace_route(self, kernel: Any, route: Route, message: Mapping[str, Any]) -> None:
+    def _replace_route(self, kernel: Channel, route: Route, message: bytes) -> None:
         """The kernel has a route to there: replace it if it is ours, leave it if it is not."""
         mine = [
             held
@@ -239,7 +290,26 @@ class Netlink:
                 f"table {route.table} has a route to there that is not ours",
             )
         if route not in mine:
-            kernel.route("replace", **message)
+            kernel.change(_ROUTE, message, CREATE | REPLACE)
+
+
+_HEADER = 16  # bytes of nlmsghdr, which pyroute2 counts as the message's own
+
+
+def _encode(kind: type[Any], attrs: Attributes = (), **fields: int) -> bytes:
+    """A message's body."""
+    message = kind()
+    message.update(fields)
+    message["attrs"] = list(attrs)
+    message.encode()
+    return bytes(message.data[_HEADER:])
+
+
+def _decode(kind: type[Any], body: bytes) -> Any:
+    """A message, of which attributes are read when they are asked for."""
+    message = kind((_HEADER + len(body)).to_bytes(4, sys.byteorder) + bytes(_HEADER - 4) + body)
+    message.decode()
+    return message
 
 
 def _mac(message: Any) -> str:
@@ -250,58 +320,72 @@ def _index(nic: str) -> int:
     try:
         return socket.if_nametoindex(nic)
     except OSError as error:
-        raise NetlinkError(errno.ENODEV, f"there is no NIC {nic}") from error
+        raise KernelRefused(errno.ENODEV, f"there is no NIC {nic}") from error
 
 
 def forget_flows(tuples: Iterable[Tuple]) -> int:
     """Drop tracked connections by their original direction; how many were still there."""
-    count = 0
-    for family in Family:
-        mine = [one for one in tuples if one.family is family]
-        if mine:
-            with NFCTSocket(nfgen_family=_AF[family]) as kernel:
-                count += sum(_forget(kernel, one) for one in mine)
-    return count
+    with contextlib.closing(Channel(netlink_socket.NETFILTER)) as kernel:
+        return sum(_forget(kernel, one) for one in tuples)
 
 
-def _forget(kernel: Any, flow: Tuple) -> bool:
-    source, destination = flow.ports or (None, None)
-    number, kind, code = flow.icmp or (None, None, None)
-    original = NFCTAttrTuple(
-        family=_AF[flow.family],
-        saddr=str(flow.source),
-        daddr=str(flow.destination),
-        proto=flow.protocol,
-        sport=source,
-        dport=destination,
-        icmp_id=number,
-        icmp_type=kind,
-        icmp_code=code,
-    )
+def _forget(kernel: Channel, flow: Tuple) -> bool:
     try:
-        kernel.entry("del", tuple_orig=original)
-    except NetlinkError as error:
+        kernel.change(_DELETE_FLOW, _flow(flow))
+    except KernelRefused as error:
         if error.code == errno.ENOENT:
             return False
-        raise StepFailed("forget flows", _said(error)) from error
+        raise StepFailed("forget flows", str(error)) from error
     return True
 
 
-def _routes_of(af: socket.AddressFamily) -> Callable[[Any], Iterable[Any]]:
-    """Only those of ours: a VM with 1,000 addresses has 3,000 routes that are the kernel's."""
+def _flow(flow: Tuple) -> bytes:
+    version = f"CTA_IP_V{int(flow.family)}"
+    addresses = [(f"{version}_SRC", str(flow.source)), (f"{version}_DST", str(flow.destination))]
+    protocol: list[tuple[str, int]] = [("CTA_PROTO_NUM", flow.protocol)]
+    if flow.ports is not None:
+        source, destination = flow.ports
+        protocol += [("CTA_PROTO_SRC_PORT", source), ("CTA_PROTO_DST_PORT", destination)]
+    if flow.icmp is not None:
+        icmp = "CTA_PROTO_ICMP" if flow.family is Family.V4 else "CTA_PROTO_ICMPV6"
+        number, kind, code = flow.icmp
+        protocol += [(f"{icmp}_ID", number), (f"{icmp}_TYPE", kind), (f"{icmp}_CODE", code)]
+    parts = [("CTA_TUPLE_IP", {"attrs": addresses}), ("CTA_TUPLE_PROTO", {"attrs": protocol})]
+    return _encode(_FlowMessage, [("CTA_TUPLE_ORIG", {"attrs": parts})], family=_AF[flow.family])
 
-    def ask(kernel: Any) -> Iterable[Any]:
-        return kernel.route("dump", family=af, proto=OURS, table=0, dump_filter=lambda _: True)  # type: ignore[no-any-return]
 
-    return ask
+def _address(address: Address, more: Attributes) -> bytes:
+    interface = address.interface
+    attrs = [("IFA_LOCAL", str(interface.ip)), ("IFA_ADDRESS", str(interface.ip)), *more]
+    return _encode(
+        ifaddrmsg,
+        attrs,
+        family=_AF[Family(interface.version)],
+        prefixlen=interface.network.prefixlen,
+        index=_index(address.nic),
+    )
 
 
-def _rules_of(af: socket.AddressFamily) -> Callable[[Any], Iterable[Any]]:
-    return lambda kernel: kernel.get_rules(family=af)
-
-
-def _said(error: NetlinkError) -> str:
-    return str(error.args[1] if len(error.args) > 1 else error)
+def _route_message(route: Route, **fields: int) -> bytes:
+    destination = route.destination
+    family = _AF[Family(destination.version)]
+    attrs = [("RTA_OIF", _index(route.nic)), ("RTA_TABLE", route.table)]
+    fields = {
+        "family": family,
+        "dst_len": destination.prefixlen,
+        "table": route.table if route.table < 256 else 0,
+        "proto": OURS,
+        "type": _RTN_UNICAST,
+        **fields,
+    }
+    texts = []
+    if destination.prefixlen:
+        texts.append(("RTA_DST", str(destination.network_address)))
+    if route.via is not None:
+        texts.append(("RTA_GATEWAY", str(route.via)))
+    elif destination.version == 4:
+        fields.setdefault("scope", _SCOPE_LINK)
+    return _encode(rtmsg, [*attrs, *texts], **fields)
 
 
 def _is_permanent(message: Any) -> bool:
@@ -315,13 +399,13 @@ def _interface(message: Any) -> Any:
     return ip_interface(f"{address}/{message['prefixlen']}")
 
 
-def _extras(address: Address) -> Mapping[str, Any]:
+def _extras(address: Address) -> Attributes:
     interface = address.interface
     if interface.version == 6:
-        return {"flags": _IFA_F_NODAD}
+        return [("IFA_FLAGS", _IFA_F_NODAD)]
     if interface.network.prefixlen >= 31:
-        return {}
-    return {"broadcast": str(interface.network.broadcast_address)}
+        return ()
+    return [("IFA_BROADCAST", str(interface.network.broadcast_address))]
 
 
 def _route(message: Any, names: Mapping[int, str]) -> Route:
@@ -350,18 +434,23 @@ def _policy_rule(message: Any) -> PolicyRule:
     )
 
 
-def _rule(rule: PolicyRule) -> Mapping[str, Any]:
-    message: dict[str, Any] = {
-        "family": _AF[rule.family],
-        "priority": rule.priority,
-        "table": rule.table,
-        "protocol": OURS,
-    }
+def _rule(rule: PolicyRule) -> bytes:
+    attrs: list[tuple[str, Any]] = [
+        ("FRA_PRIORITY", rule.priority),
+        ("FRA_TABLE", rule.table),
+        ("FRA_PROTOCOL", OURS),
+    ]
     if rule.source is not None:
-        message["src"] = str(rule.source.network_address)
-        message["src_len"] = rule.source.prefixlen
+        attrs.append(("FRA_SRC", str(rule.source.network_address)))
     if rule.mark is not None:
-        message["fwmark"] = rule.mark
+        attrs.append(("FRA_FWMARK", rule.mark))
     if rule.in_nic is not None:
-        message["iifname"] = rule.in_nic
-    return message
+        attrs.append(("FRA_IIFNAME", rule.in_nic))
+    return _encode(
+        fibmsg,
+        attrs,
+        family=_AF[rule.family],
+        table=rule.table if rule.table < 256 else 0,
+        src_len=0 if rule.source is None else rule.source.prefixlen,
+        action=_FR_ACT_TO_TBL,
+    )

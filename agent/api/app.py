@@ -10,9 +10,18 @@ has both, and no permission hangs on either.
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from agent import lean
+
+if "flask" not in sys.modules:
+    # A command line, a server for developers and a client for tests, with TLS and e-mail: 3 MiB.
+    lean.know("werkzeug")
+    with lean.without("click", "flask.cli", "werkzeug.serving"):
+        import flask
 
 import flask
 from werkzeug.exceptions import HTTPException, MethodNotAllowed

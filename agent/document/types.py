@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import ipaddress
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import (
@@ -19,7 +20,15 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, dataclass_transform
+
+if "pydantic.plugin._loader" not in sys.modules:
+    # pydantic would read through every installed package for plug-ins, of which there are none;
+    # what it takes to do so (importlib.metadata, zipfile, e-mail) comes to 2 MiB.
+    _loader: Any = ModuleType("pydantic.plugin._loader")
+    _loader.get_plugins = lambda: ()
+    sys.modules[_loader.__name__] = _loader
 
 from pydantic import (
     BeforeValidator,

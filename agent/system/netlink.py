@@ -6,7 +6,6 @@ module that imports pyroute2, and of it only how messages are laid out.
 
 import contextlib
 import errno
-import importlib.util
 import re
 import socket
 import sys
@@ -16,17 +15,15 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
+from agent import lean
 from agent.engine.host import StepFailed
 from agent.engine.model import Address, Family, IPAddress, IPNetwork, Link, PolicyRule, Route
 from agent.system import netlink_socket
 from agent.system.netlink_socket import CREATE, EXCLUSIVE, REPLACE, Channel, KernelRefused
 
 if "pyroute2" not in sys.modules:
-    # pyroute2's own __init__ imports everything that it has (NDB, SQLite, unittest …), 16 MiB of it
-    # for nothing: the package is made known without running that.
-    _found = importlib.util.find_spec("pyroute2")
-    if _found is not None:
-        sys.modules["pyroute2"] = importlib.util.module_from_spec(_found)
+    # Its own __init__ imports everything that it has: NDB, SQLite, unittest …, 16 MiB of it.
+    lean.know("pyroute2")
 
 from pyroute2.netlink import nla, nlmsg
 from pyroute2.netlink.rtnl.fibmsg import fibmsg

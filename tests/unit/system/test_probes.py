@@ -49,7 +49,7 @@ def test_page_must_have_the_status_and_the_body(prober: Prober) -> None:
         assert "1a2b" in other.detail
         missing = ask(prober, HttpReturns(UNIT, LOOPBACK, port, "/witness", status=404))
         assert (missing.passed, missing.detail) == (False, "/witness has status 200, not 404")
-    assert asked[0].startswith(b"GET /witness HTTP/1.1\r\n")
+    assert asked[0].startswith(b"GET /witness HTTP/1.0\r\n")
 
 
 def test_port_that_nobody_listens_on_does_not_accept(prober: Prober) -> None:

@@ -67,7 +67,7 @@ class Facts:
     uptime: float  # seconds since the machine booted
     agent_uptime: float  # seconds
     agent_memory: int  # bytes that are the agent's own
-    state_problem: str = ""  # why nothing that is stored outlives this boot
+    state_problem: str = ""  # what was wrong with the state partition at boot
 
 
 @dataclass(frozen=True, slots=True)

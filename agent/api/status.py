@@ -44,7 +44,7 @@ class Status:
     deadline: str | None
     seconds_left: float | None
     degraded: str
-    state_problem: str  # why nothing that is stored outlives this boot; empty where it does
+    state_problem: str  # what was wrong with the state partition at boot; empty where nothing was
     drift: bool | None
     services: tuple[ServiceRow, ...]
     interfaces: tuple[InterfaceRow, ...]

@@ -18,7 +18,7 @@ from appliance.qemu import guest
 from appliance.qemu.cloud import Cloud, cloud
 from appliance.qemu.disk import overlay
 from appliance.qemu.image import image_format
-from appliance.qemu.machine import Bus, Firmware, Machine, Spec
+from appliance.qemu.machine import Bus, Disk, Firmware, Machine, Spec
 
 READY = 300.0  # seconds from power-on, without KVM on a busy machine
 _SERVED = 90.0
@@ -72,13 +72,18 @@ class Bench:
     def spec(self, disk: Path | None = None, **changes: object) -> Spec:
         """The system VM's machine, with a fresh disk unless one is named."""
         path = disk or self.new_disk()
-        attached = overlay(self.image, image_format(self.image), path, self.variant.bus)
+        return self.attached(
+            overlay(self.image, image_format(self.image), path, self.variant.bus), **changes
+        )
+
+    def attached(self, disk: Disk, **changes: object) -> Spec:
+        """The system VM's machine, with this disk."""
         given: dict[str, Any] = {
             "firmware": self.variant.firmware,
             "nic": self.variant.nic,
             **changes,
         }
-        return self.cloud.system_vm(attached, **given)
+        return self.cloud.system_vm(disk, **given)
 
     def boot(self, spec: Spec, *, shell: bool = True) -> Machine:
         """Switch such a system VM on, in the place of the one before."""

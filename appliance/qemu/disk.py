@@ -40,6 +40,17 @@ def overlay(image: Path, form: str, path: Path, bus: Bus = Bus.VIRTIO) -> Disk:
     return Disk((f"driver=qcow2,node-name=disk,file.driver=file,file.filename={path}",), bus)
 
 
+def copy(contents: Path, target: Path) -> None:
+    """A raw disk of one's own, with what this one has."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run(["cp", "--sparse=always", str(contents), str(target)], timeout=_TIMEOUT)
+
+
+def raw(path: Path, bus: Bus = Bus.VIRTIO) -> Disk:
+    """A raw disk, which is written to."""
+    return Disk((f"driver=raw,node-name=disk,file.driver=file,file.filename={path}",), bus)
+
+
 @dataclass(frozen=True, slots=True)
 class VolatileDisk:
     """A disk with a cache that a power cut empties. `raw` is what has come to stay."""
@@ -50,8 +61,7 @@ class VolatileDisk:
     @classmethod
     def copied(cls, contents: Path, raw: Path, bus: Bus = Bus.VIRTIO) -> "VolatileDisk":
         """A disk that has this raw image in it."""
-        raw.parent.mkdir(parents=True, exist_ok=True)
-        run(["cp", "--sparse=always", str(contents), str(raw)], timeout=_TIMEOUT)
+        copy(contents, raw)
         return cls(raw, bus)
 
     def attach(self) -> Disk:

@@ -90,6 +90,7 @@ class Spec:
     direct: Direct | None = None
     clock: str = "utc"  # -rtc base=
     screen: bool = False
+    reboots: bool = True  # not: it switches itself off instead
 
 
 @dataclass(slots=True)
@@ -271,6 +272,8 @@ class Machine:
             *("-device", "isa-serial,chardev=shell"),
             *("-device", "virtio-rng-pci"),
         ]
+        if not spec.reboots:
+            argv += ["-no-reboot"]
         if spec.screen:
             argv += ["-vga", "std"]
         if spec.firmware is Firmware.UEFI:

@@ -14,8 +14,9 @@ from appliance.qemu.cases.booting import channels, without_configuration
 from appliance.qemu.cases.check import Check, Checks
 from appliance.qemu.cases.exposure import listeners
 from appliance.qemu.cases.hardship import clock, disk_full, forks, memory
-from appliance.qemu.cases.power import power_cut, power_cuts
+from appliance.qemu.cases.power import power_cut, power_cuts_after, power_cuts_before
 from appliance.qemu.cases.serving import power_cycle, power_on, reset, serve
+from appliance.qemu.cases.slots import damaged_state, slots
 from appliance.qemu.cases.tunnel import tunnel
 
 
@@ -51,8 +52,13 @@ CASES = (
     Case("forks", "no process can be started", forks),
     Case("clock", "the clock is years off", clock),
     Case("power-cut", "power cut in the middle of an apply", power_cut, short=True),
-    Case("power-cuts", "power cut at every point of an apply", power_cuts),
+    Case(
+        "power-cuts-before", "power cut at every point of an apply's first half", power_cuts_before
+    ),
+    Case("power-cuts-after", "power cut at every point of its second half", power_cuts_after),
     Case("ipsec", "IPsec between two of them, through a rekey", tunnel),
+    Case("slots", "a new root that does not come up", slots),
+    Case("damaged-state", "the state partition is damaged", damaged_state),
     Case("channels", "the boot configuration by every channel of QEMU's", channels),
     Case("no-configuration", "no boot configuration, or a broken one", without_configuration),
 )

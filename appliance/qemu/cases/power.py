@@ -10,15 +10,22 @@ from appliance.qemu.cases.check import Checks, check, no_failed_units, same
 from appliance.qemu.disk import VolatileDisk
 from appliance.qemu.machine import Machine
 
+_HALF = POINTS.index("set-link")
+
 
 def power_cut(bench: Bench) -> Checks:
     """The power is cut at one point of an apply, and what the disk had not flushed is lost."""
     yield from _power_cuts(bench, ("flip",))
 
 
-def power_cuts(bench: Bench) -> Checks:
-    """The power is cut at every point of an apply, and what the disk had not flushed is lost."""
-    yield from _power_cuts(bench, (*POINTS, AFTER_COMMIT))
+def power_cuts_before(bench: Bench) -> Checks:
+    """The power is cut at every point of an apply before the first NIC is touched."""
+    yield from _power_cuts(bench, POINTS[:_HALF])
+
+
+def power_cuts_after(bench: Bench) -> Checks:
+    """The power is cut at every point from then on, the one after the commit included."""
+    yield from _power_cuts(bench, (*POINTS[_HALF:], AFTER_COMMIT))
 
 
 def _power_cuts(bench: Bench, points: Sequence[str]) -> Checks:

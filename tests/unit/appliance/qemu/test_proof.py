@@ -23,7 +23,7 @@ def test_whole_form_has_every_case_but_what_others_include() -> None:
 def test_other_kinds_of_machine_are_booted_pushed_to_and_reset() -> None:
     names = {case.name for case in proof.chosen(short=False, first=False)}
     assert {"power-on", "serve", "reset", "power-button"} <= names
-    assert "power-cuts" not in names
+    assert "power-cuts-before" not in names
 
 
 def test_check_keeps_what_was_seen_only_where_it_does_not_hold() -> None:

@@ -16,7 +16,7 @@ from appliance.image.recipe import listed
 
 _FOLDERS = ("bin", "dev", "lib", "proc", "root", "run", "sys", "tmp")
 _APPLETS = (
-    *("cat", "chroot", "cp", "dd", "find", "grep", "mkdir", "modprobe", "mount", "mv", "od"),
+    *("cat", "chroot", "cp", "dd", "find", "grep", "mkdir", "modprobe", "mount", "mv", "od", "rm"),
     *("readlink", "reboot", "sh", "sleep", "sort", "switch_root", "sync", "tr", "umount", "xargs"),
 )
 _TIMEOUT = 120.0

@@ -18,6 +18,7 @@ from appliance.image import (
     boot_loader,
     cache,
     dib,
+    file_systems,
     formats,
     initrd,
     kernel,
@@ -103,7 +104,10 @@ def build_disk(recipe: Recipe, layers: Layers, stages: Stages) -> Path:
 
 def disk_key(recipe: Recipe, layers: Layers) -> str:
     """What the raw disk depends on."""
-    code = tuple(Path(str(module.__file__)) for module in (boot_loader, block_device, dib, initrd))
+    code = tuple(
+        Path(str(module.__file__))
+        for module in (boot_loader, block_device, dib, file_systems, initrd)
+    )
     settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("DIB_"))
     layer_names = (layers.base.name, layers.python.name, layers.agent.name)
     parts = (*code, Path(kernel.__file__), *recipe.elements, recipe.file)

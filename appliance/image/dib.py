@@ -18,7 +18,7 @@ import yaml
 from agent.system.run import ENVIRONMENT, CommandFailed, run
 from appliance import tools
 from appliance.errors import ApplianceError
-from appliance.image import block_device, boot_loader, initrd, python, rootfs, steps
+from appliance.image import block_device, boot_loader, file_systems, initrd, python, rootfs, steps
 from appliance.image.recipe import Recipe, from_environment
 
 TIMEOUT = 1800.0  # seconds; a quarter of a minute where the disk is not slow
@@ -55,7 +55,9 @@ def build(recipe: Recipe, folder: Path) -> Path:
         finally:
             block_device.detach_left_behind(folder)
             shutil.rmtree(scratch, ignore_errors=True)
-    return folder / f"{recipe.name}.raw"
+    disk = folder / f"{recipe.name}.raw"
+    file_systems.settle(disk, epoch())
+    return disk
 
 
 def unpack(target: Path) -> None:

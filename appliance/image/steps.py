@@ -109,6 +109,13 @@ def account(folder: Path, *lowers: Path) -> None:
         root_archive.write_account(root, folder, int(os.environ["SOURCE_DATE_EPOCH"]))
 
 
+def settle(disk: Path) -> None:
+    """Lay out the file systems of this raw disk anew (`file_systems`)."""
+    from appliance.image import file_systems
+
+    file_systems.settle_in_place(disk, int(os.environ["SOURCE_DATE_EPOCH"]))
+
+
 @contextmanager
 def _merged(lowers: Sequence[Path]) -> Iterator[Path]:
     """The root file system that these layers make, topmost first, to be read."""
@@ -158,6 +165,7 @@ _STEPS: Mapping[str, Callable[..., None]] = {
     "merge": merge,
     "account": account,
     "archive": archive,
+    "settle": settle,
 }
 
 if __name__ == "__main__":

@@ -46,11 +46,12 @@ def in_format(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.fixture
-def prove() -> Callable[[Bench, str], None]:
+def prove() -> Callable[[Bench, str | proof.Case], None]:
     """Have a case told, and every check of it hold."""
 
-    def tell(bench: Bench, name: str) -> None:
-        case = next(case for case in proof.CASES if case.name == name)
+    def tell(bench: Bench, told: str | proof.Case) -> None:
+        case = next((case for case in proof.CASES if case.name == told), told)
+        assert isinstance(case, proof.Case), f"no case {told}"
         checks = list(proof.run(case, bench))
         assert checks, "a case without a check proves nothing"
         failed = [f"{check.what}: {check.seen}" for check in checks if not check.holds]

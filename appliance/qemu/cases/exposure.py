@@ -5,7 +5,7 @@ import re
 
 from appliance.lab.node import Node
 from appliance.qemu.bench import Bench
-from appliance.qemu.cases.check import Checks, check
+from appliance.qemu.cases.check import Checks, check, no_failed_units
 from appliance.qemu.cases.sides import CONTROL, FORWARDED, GATEWAY, PUBLIC, SHOP, SSH, STATIC
 from appliance.qemu.cloud import VM
 from appliance.qemu.machine import Machine
@@ -24,15 +24,11 @@ _ALL, _LOW = "1-65535", "1-10000"
 def listeners(bench: Bench) -> Checks:
     """What listens, and what of it answers from each side: what may, and no more."""
     vm = bench.serving()
-    found = set()
-    for line in vm.run(["ss", "-Hlntu"]).text.splitlines():
-        words = line.split()
-        address, _, port = words[4].rpartition(":")
-        address = address.partition("%")[0].strip("[]")
-        if not address.startswith(("127.", "::1", "fe80")):
-            found.add((words[0], address, int(port)))
+    found = _listening(vm)
     yield check("listens on nothing else", found <= _MAY_LISTEN, found - _MAY_LISTEN)
     cloud = bench.cloud
+    reached = [port for port in (8443, SSH) if cloud.manager.reaches(CONTROL, port)]
+    yield check("management and operators get in", reached == [8443, SSH], reached)
     cloud.neighbour.dhcp()
     for node, address, ports, may in (
         (cloud.internet, PUBLIC, _ALL, {FORWARDED}),
@@ -56,6 +52,33 @@ def listeners(bench: Bench) -> Checks:
             answered <= may,
             sorted(answered),
         )
+
+
+def without_ssh(bench: Bench) -> Checks:
+    """An image that was built without SSH: it serves, and there is nothing to log in to."""
+    vm = bench.serving()
+    yield from no_failed_units("without SSH", vm)
+    found = _listening(vm)
+    allowed = _MAY_LISTEN - {("tcp", CONTROL, SSH)}
+    yield check("listens on nothing else", found <= allowed, found - allowed)
+    manager = bench.cloud.manager
+    yield check("management gets in", manager.reaches(CONTROL, 8443))
+    reached = [port for port in (22, SSH) if manager.reaches(CONTROL, port)]
+    yield check("nobody else does", not reached, reached)
+    there = vm.run(["sh", "-c", "command -v sshd"], check=False).text
+    yield check("no SSH server is in it", not there, there)
+
+
+def _listening(vm: Machine) -> set[tuple[str, str, int]]:
+    """What is bound to more than loopback."""
+    found = set()
+    for line in vm.run(["ss", "-Hlntu"]).text.splitlines():
+        words = line.split()
+        address, _, port = words[4].rpartition(":")
+        address = address.partition("%")[0].strip("[]")
+        if not address.startswith(("127.", "::1", "fe80")):
+            found.add((words[0], address, int(port)))
+    return found
 
 
 def scan(node: Node, address: str, ports: str) -> set[int]:

@@ -13,6 +13,7 @@ from appliance.qemu.bench import READY, Bench, difference
 from appliance.qemu.cases.check import Checks, check, no_failed_units, same, unit_property
 from appliance.qemu.machine import Machine
 
+_CONFIRM = 60.0  # seconds
 _STEADY = 10.0  # seconds without a restart
 _FULL = "/var/lib/sysvm/.filled"
 
@@ -82,6 +83,28 @@ def clock(bench: Bench) -> Checks:
             refused = not bench.cloud.ready()
             yield check(f"{words}: certificates that are over by then are refused", refused)
         yield from no_failed_units(words, vm)
+    for words, seconds in (("back", -3600), ("forward", 3600)):
+        yield from _set_while_a_change_waits(bench, words, seconds)
+
+
+def _set_while_a_change_waits(bench: Bench, words: str, seconds: int) -> Checks:
+    """The clock is set, and the agent begins anew, while a change waits to be confirmed."""
+    vm = bench.started()
+    confirmed = bench.cloud.running()
+    answer = bench.cloud.push(_changed(), confirm_within=_CONFIRM)
+    begun = time.monotonic()
+    when = f"an hour {words} while a change waits"
+    yield check(f"{when}: the change is provisional", answer.status == 202, answer.text)
+    vm.run(["sh", "-c", f'date -s "@$(($(date +%s) + {seconds}))"; systemctl restart sysvm-agent'])
+    bench.cloud.wait_ready(120)
+    left = bench.cloud.request("GET", "/v1/status").json()["seconds_left"]
+    yield check(f"{when}: status counts on", left is not None and left < _CONFIRM, left)
+    wait_until(lambda: bench.cloud.running() == confirmed, 180, "the change being undone")
+    took = time.monotonic() - begun
+    yield check(f"{when}: it is undone in its time", took >= _CONFIRM - 5, took)
+    verdict = guest.wait_served(bench.cloud.guest(), after=guest.last(bench.cloud.guest()).round)
+    yield check(f"{when}: the guest is served", verdict.served, verdict)
+    vm.run(["sh", "-c", f'date -s "@$(($(date +%s) - {seconds}))"'])
 
 
 def memory(bench: Bench) -> Checks:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,15 +77,20 @@ def built(work: Path, kept: Kept) -> tuple[Path, Path]:
         return one, offline.result()
 
 
-def _build(folder: Path, kept: Kept, *before: str, **environment: str) -> Path:
-    command = (sys.executable, "-c", "from appliance.cli import main; main()", "image", "rootfs")
-    options = ("--lock", str(kept.file), "--debs", str(kept.folder), "--output", str(folder))
-    run(
-        [*before, *command, *options],
-        timeout=TIMEOUT,
-        env={"SYSVM_CACHE": str(folder / "cache"), "PYTHONPATH": str(_SOURCE), **environment},
-    )
+def _build(folder: Path, kept: Kept, *before: str) -> Path:
+    _sysvm(folder / "cache", kept, "rootfs", "--output", str(folder), before=before)
     return folder
+
+
+def _sysvm(cache: Path, kept: Kept, *words: str, before: Sequence[str] = ()) -> None:
+    """Build something from the lock; `before` is a command that starts the builder."""
+    command = (sys.executable, "-c", "from appliance.cli import main; main()", "image")
+    options = ("--lock", str(kept.file), "--debs", str(kept.folder))
+    run(
+        [*before, *command, *words, *options],
+        timeout=TIMEOUT,
+        env={"SYSVM_CACHE": str(cache), "PYTHONPATH": str(_SOURCE)},
+    )
 
 
 def _available() -> int:
@@ -99,6 +104,24 @@ def test_two_builds_from_one_lock_are_equal_bit_for_bit(built: tuple[Path, Path]
     assert diff.diff(*sides).files == ()
     one, other = (checksums.sha256(folder / root_archive.TAR) for folder in built)
     assert one == other
+
+
+def test_two_disks_of_one_root_file_system_are_equal_bit_for_bit(
+    built: tuple[Path, Path], work: Path, kept: Kept
+) -> None:
+    layers = built[0] / "cache"
+    digests = []
+    for name in ("disk", "another/disk"):
+        cache = work / name / "cache"
+        cache.mkdir(parents=True)
+        for kind in layers.iterdir():
+            (cache / kind.name).symlink_to(kind)
+        output = work / name / "out"
+        _sysvm(cache, kept, "build", "--format", "raw", "--output", str(output))
+        (disk,) = output.glob("*.raw")
+        digests.append(checksums.sha256(disk))
+        shutil.rmtree(work / name)
+    assert digests[0] == digests[1]
 
 
 def test_the_listing_beside_an_archive_is_its_own(built: tuple[Path, Path]) -> None:

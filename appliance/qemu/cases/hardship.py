@@ -13,7 +13,7 @@ from appliance.qemu.bench import READY, Bench, difference
 from appliance.qemu.cases.check import Checks, check, no_failed_units, same, unit_property
 from appliance.qemu.machine import Machine
 
-_CONFIRM = 60.0  # seconds
+_CONFIRM = 90.0  # seconds
 _STEADY = 10.0  # seconds without a restart
 _FULL = "/var/lib/sysvm/.filled"
 

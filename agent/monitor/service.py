@@ -1,0 +1,581 @@
+"""What is known of one service, and what follows from what is seen of it. Pure: time is handed in.
+
+    DOWN            it has ended; systemd starts it again after 20 ms
+    HUNG            three questions in a row without an answer: killed, systemd starts it
+    CRASH_LOOP      five deaths in two minutes: one alert; the unit is kept stopped and tried ever
+                    more rarely; over after ten good minutes
+    CONFIGURATION   it refuses its files: what a hand changed is put back; no more tries
+    NOT_RECOVERED   half a minute later it still does not answer: one alert, tries go on
+
+*Alive* is systemd's word, *ready* the probes', *correct* their witness'. Only the first two lead
+to a restart. What management has switched off, an operator holds or a change is under way for is
+left alone: it is looked at, and nothing follows.
+"""
+
+import enum
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agent.monitor.events import Event, Kind, Value
+
+DEATHS = 5  # so many within LOOP_WINDOW are a loop
+LOOP_WINDOW = 120.0  # seconds
+MEMORY = 600.0  # seconds for which a death is remembered, and that a loop has to be over
+FIRST_PAUSE = 1.0  # seconds before a try in a loop, doubled up to the longest
+LONGEST_PAUSE = 60.0
+MISSES = 3  # questions in a row without an answer
+GRACE = 10.0  # seconds after its start in which a service need not answer yet
+PATIENCE = 30.0  # seconds without an answer until restarting is said not to help
+STOPPED_FOR = 2.0  # seconds that a unit may be stopped: whoever stopped it may start it, too
+
+
+class State(enum.StrEnum):
+    """What a service is, in one word."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DOWN = "down"
+    STOPPED = "stopped"  # by somebody, though it is wanted
+    HUNG = "hung"
+    CRASH_LOOP = "crash-loop"
+    CONFIGURATION = "configuration-error"
+    NOT_RECOVERED = "not-recovered"
+    HELD = "held"
+    DISABLED = "disabled"  # the document says not to watch it
+    ABSENT = "absent"  # this image has no such daemon
+    NOT_WANTED = "not-wanted"
+
+
+_ILL = frozenset({State.CRASH_LOOP, State.CONFIGURATION, State.NOT_RECOVERED})
+_AT_EASE = frozenset({State.STARTING, State.RUNNING})
+
+
+class Reason(enum.StrEnum):
+    """Why a service ended, or was ended."""
+
+    CRASH = "crash"
+    KILLED = "killed"
+    OUT_OF_MEMORY = "out-of-memory"
+    HUNG = "hung"
+    EXITED = "exited"
+    STOPPED = "stopped"
+    CONFIGURATION = "configuration"
+
+
+# -- what is seen ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A unit as systemd tells of it (org.freedesktop.systemd1(5))."""
+
+    active: str
+    sub: str = ""
+    pid: int = 0
+    result: str = "success"
+    code: int = 0  # as waitid(2): 1 exited, 2 killed, 3 dumped
+    status: int = 0  # exit status, or signal
+    restarts: int = 0  # by systemd itself, since somebody started it
+    job: bool = False  # something is queued or under way for it
+    able: bool = True  # its conditions hold
+
+    @property
+    def dying(self) -> bool:
+        """Has it ended without being asked to? systemd then is about to start it again."""
+        return "auto-restart" in self.sub
+
+    @property
+    def alive(self) -> bool:
+        return self.active in {"active", "reloading"}
+
+    @property
+    def starting(self) -> bool:
+        return self.active in {"activating", "active"} and not self.dying
+
+    @property
+    def stopped(self) -> bool:
+        return self.active in {"inactive", "failed"} and not self.dying and not self.job
+
+
+_CRASHES = frozenset(
+    {
+        signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE,
+        signal.SIGSYS, signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ,
+    }
+)  # fmt: skip
+
+
+def cause(process: Process) -> tuple[Reason, str]:
+    """Why a process ended, with systemd's particulars."""
+    detail = process.result
+    if process.code in {2, 3}:
+        try:
+            detail = signal.Signals(process.status).name
+        except ValueError:
+            detail = f"signal {process.status}"
+    elif process.status:
+        detail = f"status {process.status}"
+    match process.result:
+        case "oom-kill":
+            return Reason.OUT_OF_MEMORY, "the kernel's OOM killer"
+        case "watchdog" | "timeout":
+            return Reason.HUNG, process.result
+        case "core-dump":
+            return Reason.CRASH, detail
+    if process.code in {2, 3}:
+        return (Reason.CRASH if process.status in _CRASHES else Reason.KILLED), detail
+    return Reason.EXITED, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of asking a service. None is unknown: nobody to blame it on, or not asked."""
+
+    ready: bool | None
+    correct: bool | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What its daemon says against a file."""
+
+    file: str
+    line: int = 0
+    message: str = ""
+    path: str = ""  # where in the document to look
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was looked up about a unit that does not start: files that a hand changed, its words."""
+
+    changed: tuple[str, ...] = ()
+    finding: Finding | None = None
+
+
+# -- what follows ------------------------------------------------------------------------------
+
+
+class Act(enum.Enum):
+    """What to do to a unit."""
+
+    START = "start"
+    STOP = "stop"  # holds systemd's own restart back
+    KILL = "kill"  # the main process; systemd starts it again
+    EXAMINE = "examine"  # why it does not start
+    PUT_BACK = "put-back"  # the running revision's files, through the engine
+
+
+class Tone(enum.Enum):
+    """Which sentence a line of the log has."""
+
+    TRYING = "trying"
+    RECOVERED = "recovered"
+    FAILED = "failed"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the log."""
+
+    tone: Tone
+    alert: bool = False
+    details: Mapping[str, object] | None = None
+
+
+Effect = Act | Line | Event
+
+
+# -- what is known -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One service. Times are seconds of a clock that never goes back."""
+
+    unit: str
+    process: str  # what operators know it by
+    state: State = State.STARTING
+    since: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    seen: Process = Process(active="inactive", job=True)
+    started: float = 0.0  # since when it is alive, or has been starting
+    has_been_active: bool = False  # since it was last started
+    has_answered: bool = False  # since it was last started
+    ready: bool | None = None
+    correct: bool | None = None
+    misses: int = 0
+    counted: int = -1  # of systemd's restarts: how many are known; -1 before the first look
+    deaths: tuple[float, ...] = ()
+    down_since: float | None = None
+    alerted: bool = False  # of what is the matter now
+    tries: int = 0  # in a loop
+    due: float | None = None  # when to look again without being told
+    kept_down: bool = False  # the unit is stopped because we say so
+    off: State | None = None  # HELD or DISABLED: left alone
+
+    @property
+    def shown(self) -> State:
+        """The one word for it."""
+        return self.off or self.state
+
+    @property
+    def eager(self) -> bool:
+        """Is it about to be ready, so that it is worth asking again soon?"""
+        return self.seen.alive and not self.has_answered
+
+    def restarts(self, now: float) -> int:
+        """How often it has been restarted within the last ten minutes."""
+        return sum(now - death < MEMORY for death in self.deaths)
+
+
+def begin(unit: str, process: str, now: float, known: int = -1) -> Service:
+    """A service that nothing has been seen of; `known` restarts have been told of before."""
+    return Service(
+        unit=unit, process=process, since=now, started=now, counted=known, due=now + PATIENCE
+    )
+
+
+Step = tuple[Service, tuple[Effect, ...]]
+
+
+def look(service: Service, process: Process, now: float) -> Step:
+    """systemd tells of the unit."""
+    was = service.seen
+    deaths, counted = _deaths(service, process)
+    if service.counted >= 0 and process.pid and was.pid and process.pid != was.pid and not deaths:
+        service = _cleared(service, now)  # somebody restarted it
+    service = replace(service, seen=process, counted=counted)
+    if not process.able and process.stopped:
+        return _to(service, State.ABSENT, now), ()
+    if service.off is not None:
+        return _lives(service, was, now), ()
+    if deaths:
+        return _died(service, was, deaths, now)
+    if process.stopped:
+        return _stopped(service, was, now)
+    if service.kept_down and process.starting and not process.restarts:
+        service = _cleared(service, now)  # somebody started it, for systemd counts none of its own
+    if service.state is State.ABSENT:
+        service = _to(service, State.STARTING, now)
+    return _lives(service, was, now), ()
+
+
+def ask(service: Service, answer: Answer, now: float) -> Step:
+    """Its probes tell how it answers."""
+    if not service.seen.alive:
+        return replace(service, ready=False, misses=0), ()
+    if answer.correct is not None:
+        service = replace(service, correct=answer.correct)
+    if answer.ready is None:
+        return replace(service, misses=0), ()
+    if answer.ready:
+        return _answered(service, now)
+    misses = service.misses + 1
+    late = service.has_answered or now - service.started >= GRACE
+    published = False if misses > 1 or not service.has_answered else service.ready
+    service = replace(service, misses=misses if late else 0, ready=published)
+    if service.off is not None or service.misses < MISSES:
+        return service, ()
+    return _hung(service, answer.detail, now)
+
+
+def wait(service: Service, now: float) -> Step:
+    """Time has passed: `service.due` is over."""
+    if service.due is None or now < service.due:
+        return service, ()
+    service = replace(service, due=None)
+    if service.off is not None:
+        return service, ()
+    if service.kept_down and service.state is State.CRASH_LOOP:
+        details = {"reason": service.reason, "try": service.tries + 1}
+        service = replace(service, kept_down=False, tries=service.tries + 1)
+        return _started(service, now), (Line(Tone.TRYING, details=details), Act.START)
+    if service.state is State.CRASH_LOOP and service.ready:
+        return _recovered(service, now)
+    if service.state is State.STOPPED:
+        return _take_up(service, now)
+    if service.state in {State.STARTING, State.DOWN, State.HUNG} and not service.ready:
+        return _not_recovered(service, now)
+    return service, ()
+
+
+def rule(service: Service, off: State | None, now: float) -> Step:
+    """Management or an operator has said whether to leave it alone."""
+    if off is service.off:
+        return service, ()
+    service = replace(_cleared(service, now), off=off)
+    if off is None and service.seen.stopped and service.seen.able:
+        service = replace(_to(service, State.STOPPED, now), due=now)
+    return service, ()
+
+
+def clear(service: Service, now: float) -> Step:
+    """A push has changed the machine, or an operator has had it restarted: begin anew."""
+    kept = service.kept_down
+    service = replace(_cleared(service, now), misses=0)
+    if service.off is not None:
+        return service, ()
+    if kept:
+        return _started(service, now), (Act.START,)
+    if service.seen.stopped and service.seen.able:
+        service = replace(_to(service, State.STOPPED, now), due=now + STOPPED_FOR)
+    return service, ()
+
+
+def examined(service: Service, found: Examined, now: float) -> Step:
+    """What was looked up about a unit that does not start; it is stopped meanwhile."""
+    if not service.kept_down:
+        return service, ()  # somebody was quicker
+    if not found.changed and found.finding is None:
+        if service.state is State.CRASH_LOOP:
+            return service, ()
+        return _started(replace(service, kept_down=False), now), (Act.START,)
+    finding = found.finding or Finding(found.changed[0], 0, "was changed by hand")
+    effects: list[Effect] = []
+    if service.state is not State.CONFIGURATION:
+        data: dict[str, Value] = {
+            "file": finding.file, "line": finding.line, "path": finding.path,
+        }  # fmt: skip
+        service = replace(service, reason=Reason.CONFIGURATION, detail=finding.message)
+        what = f"{finding.file} line {finding.line}" if finding.line else finding.file
+        say = f"{service.process} refuses its configuration: {what}: {finding.message}"
+        effects = [
+            Line(Tone.FAILED, alert=True, details=_details(service) | data),
+            _event(Kind.SERVICE_CONFIGURATION, service, say, now, **data),
+        ]
+        service = replace(_to(service, State.CONFIGURATION, now), alerted=True, due=None)
+    if found.changed:
+        effects += [Act.PUT_BACK, Act.START]
+        service = _started(replace(service, kept_down=False), now)
+    return service, tuple(effects)
+
+
+# -- the steps ---------------------------------------------------------------------------------
+
+
+def _deaths(service: Service, process: Process) -> tuple[int, int]:
+    """How many deaths are new, and how many of systemd's restarts are known from now on.
+
+    systemd counts a restart some milliseconds after the death, and begins anew when somebody
+    starts the unit.
+    """
+    known = service.counted
+    if known < 0 or (process.restarts < known and not process.dying):
+        known = process.restarts
+    if process.dying and not service.seen.dying:
+        return max(1, process.restarts - known), max(known + 1, process.restarts)
+    return max(0, process.restarts - known), max(known, process.restarts)
+
+
+def _lives(service: Service, was: Process, now: float) -> Service:
+    """What follows from a unit that is started, runs or stops, by somebody's word."""
+    process = service.seen
+    if not process.alive:
+        return replace(service, ready=False, misses=0)
+    if not was.alive or (was.pid and process.pid != was.pid):
+        service = replace(service, started=now, has_answered=False, misses=0, ready=None)
+    return replace(service, has_been_active=True)
+
+
+def _died(service: Service, was: Process, deaths: int, now: float) -> Step:
+    reason, detail = cause(service.seen)
+    ours = service.reason is Reason.HUNG and service.state in {State.HUNG, State.NOT_RECOVERED}
+    refused = (
+        service.seen.dying and not service.has_been_active and service.seen.result == "exit-code"
+    )
+    remembered = tuple(d for d in service.deaths if now - d < MEMORY) + (now,) * deaths
+    if not ours:
+        service = replace(service, reason=reason, detail=detail)
+    service = replace(
+        service,
+        deaths=remembered[-100:],
+        ready=False,
+        misses=0,
+        has_been_active=service.seen.alive,
+        has_answered=False,
+        started=now,
+        kept_down=False,
+        down_since=now if service.down_since is None else service.down_since,
+    )
+    if service.state in {State.CRASH_LOOP, State.CONFIGURATION}:
+        return _died_again(service, now, refused=refused)
+    effects: list[Effect] = []
+    if not ours:
+        say = f"{service.process} ended: {service.reason} ({service.detail})"
+        effects = [Line(Tone.TRYING, details=_details(service))]
+        if not service.alerted:
+            effects.append(_event(Kind.SERVICE_DIED, service, say, now))
+    if service.seen.alive and not service.seen.dying:  # it has come back already
+        effects.append(Line(Tone.RUNNING, details={"restarts": service.seen.restarts}))
+    if sum(now - death < LOOP_WINDOW for death in service.deaths) >= DEATHS:
+        service, more = _looping(service, now)
+        return service, (*effects, *more, *((Act.EXAMINE,) if refused else ()))
+    if service.state in _AT_EASE | {State.STOPPED}:
+        service = replace(_to(service, State.DOWN, now), due=now + PATIENCE)
+    if refused:
+        return replace(service, kept_down=True), (*effects, Act.STOP, Act.EXAMINE)
+    return service, tuple(effects)
+
+
+def _died_again(service: Service, now: float, *, refused: bool) -> Step:
+    """In a loop, or with a configuration that it had refused: held back, told once only."""
+    service = replace(service, kept_down=True)
+    if service.state is State.CRASH_LOOP:
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(service.tries, 16))
+        return replace(service, due=now + pause), (Act.STOP,)
+    if refused:
+        return service, (Act.STOP, Act.EXAMINE)
+    service, effects = _looping(service, now)  # its files are right, and it still does not run
+    return service, effects
+
+
+def _looping(service: Service, now: float) -> Step:
+    count = service.restarts(now)
+    say = f"{service.process} keeps ending ({service.reason}, {service.detail})"
+    line = Line(Tone.FAILED, alert=True, details=_details(service) | {"deaths": count})
+    event = () if service.alerted else (_event(Kind.SERVICE_CRASH_LOOP, service, say, now),)
+    service = replace(
+        _to(service, State.CRASH_LOOP, now),
+        alerted=True,
+        kept_down=True,
+        tries=0,
+        due=now + FIRST_PAUSE,
+    )
+    return service, (line, *event, Act.STOP)
+
+
+def _stopped(service: Service, was: Process, now: float) -> Step:
+    """It is stopped, and systemd does not start it: by us, or by somebody."""
+    service = replace(service, ready=False, misses=0, has_been_active=False, has_answered=False)
+    if service.kept_down or service.state is State.STOPPED:
+        return service, ()
+    if service.seen.result not in {"success", ""} and was.active == "activating":
+        # A start of ours, or of somebody's, that failed for good.
+        service = replace(service, detail=service.seen.result)
+    return replace(_to(service, State.STOPPED, now), due=now + STOPPED_FOR), ()
+
+
+def _take_up(service: Service, now: float) -> Step:
+    """Somebody has stopped what is wanted, or it was kept down by an agent before this one."""
+    if not service.seen.stopped:
+        return _started(service, now), ()
+    service = replace(
+        service,
+        reason=Reason.STOPPED,
+        detail=service.seen.result,
+        deaths=(*service.deaths, now)[-100:],
+        down_since=now if service.down_since is None else service.down_since,
+    )
+    say = f"{service.process} is wanted and was stopped"
+    effects: tuple[Effect, ...] = (
+        Line(Tone.TRYING, details=_details(service)),
+        _event(Kind.SERVICE_DIED, service, say, now),
+    )
+    if sum(now - death < LOOP_WINDOW for death in service.deaths) >= DEATHS:
+        service, more = _looping(service, now)
+        return service, (*effects, *more)
+    service = replace(_to(service, State.DOWN, now), due=now + PATIENCE)
+    return _started(service, now), (*effects, Act.START)
+
+
+def _hung(service: Service, detail: str, now: float) -> Step:
+    first = service.state in _AT_EASE
+    service = replace(
+        service,
+        reason=Reason.HUNG,
+        detail=detail,
+        misses=0,
+        ready=False,
+        has_answered=False,
+        started=now,
+        down_since=now if service.down_since is None else service.down_since,
+    )
+    line = Line(Tone.TRYING, details=_details(service))
+    if service.state in _ILL:
+        return service, (line, Act.KILL)
+    say = f"{service.process} runs and does not answer: {detail}"
+    event = _event(Kind.SERVICE_HUNG, service, say, now)
+    service = _to(service, State.HUNG, now)
+    if first:
+        service = replace(service, due=now + PATIENCE)
+    return service, (line, event, Act.KILL)
+
+
+def _not_recovered(service: Service, now: float) -> Step:
+    if service.down_since is None:  # it has never answered since it is watched
+        service = replace(service, reason=Reason.HUNG, down_since=service.since)
+    say = f"restarting {service.process} does not help: {service.reason} ({service.detail})"
+    line = Line(Tone.FAILED, alert=True, details=_details(service))
+    event = _event(Kind.SERVICE_NOT_RECOVERED, service, say, now)
+    return replace(_to(service, State.NOT_RECOVERED, now), alerted=True), (line, event)
+
+
+def _answered(service: Service, now: float) -> Step:
+    first = not service.ready
+    service = replace(service, ready=True, misses=0, has_answered=True)
+    if service.off is not None:
+        return service, ()
+    if service.state is State.CRASH_LOOP:
+        if not first:
+            return service, ()
+        service = replace(service, due=now + MEMORY)
+        return service, (Line(Tone.RECOVERED, details={"state": State.CRASH_LOOP}),)
+    if service.state is State.RUNNING:
+        return service, ()
+    if service.down_since is None:
+        return _to(service, State.RUNNING, now), ()
+    return _recovered(service, now)
+
+
+def _recovered(service: Service, now: float) -> Step:
+    seconds = round(now - (now if service.down_since is None else service.down_since), 3)
+    line = Line(Tone.RECOVERED, details=_details(service) | {"seconds": seconds})
+    say = f"{service.process} answers again after {seconds:g} s"
+    event = _event(Kind.SERVICE_RECOVERED, service, say, now, seconds=seconds)
+    loop = service.state is State.CRASH_LOOP
+    service = replace(
+        _to(service, State.RUNNING, now),
+        alerted=False,
+        down_since=None,
+        due=None,
+        tries=0,
+        deaths=() if loop else service.deaths,
+    )
+    return service, (line, event)
+
+
+def _started(service: Service, now: float) -> Service:
+    """It is being started, by us."""
+    state = service.state if service.state is not State.STOPPED else State.STARTING
+    return replace(_to(service, state, now), started=now, has_been_active=False, has_answered=False)
+
+
+def _cleared(service: Service, now: float) -> Service:
+    """What was the matter is somebody's affair who has just taken care of it."""
+    ill = service.state in _ILL | {State.DOWN, State.HUNG, State.STOPPED}
+    service = replace(service, deaths=(), tries=0, due=None, kept_down=False)
+    return replace(_to(service, State.STARTING, now), due=now + PATIENCE) if ill else service
+
+
+def _to(service: Service, state: State, now: float) -> Service:
+    return service if service.state is state else replace(service, state=state, since=now)
+
+
+def _details(service: Service) -> dict[str, object]:
+    return {"reason": service.reason, "detail": service.detail}
+
+
+def _event(kind: Kind, service: Service, say: str, now: float, **more: Value) -> Event:
+    data: dict[str, Value] = {
+        "unit": service.unit,
+        "reason": str(service.reason),
+        "detail": service.detail,
+        "restarts": service.restarts(now),
+    }
+    subject = service.unit.removesuffix(".service").removesuffix(".target")
+    return Event(kind=kind, subject=subject, message=say, data=data | more)

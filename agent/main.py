@@ -204,7 +204,7 @@ def _serve() -> int:
         try:
             streams = Streams()
             machine = LinuxMachine(paths, listener=host.listener)
-            app = create_app(engine, machine, streams=streams)
+            app = create_app(engine, machine, outbox, streams=streams)
             app.after_request(_trim_when_sent)
             control = paths.run / "control.sock"
             serve(app, control, streams=streams, ready=lambda: _notify("READY=1"))

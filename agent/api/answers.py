@@ -21,6 +21,7 @@ from agent.engine.model import (
 )
 from agent.engine.plan import describe
 from agent.engine.store import RevisionInfo, State
+from agent.monitor.events import Page, Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,67 @@ class Log:
 
     unit: str
     lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """An event; its number is within the stream that comes with it."""
+
+    seq: int
+    boot: str  # the boot that it happened in; `monotonic` counts from its beginning
+    time: str
+    monotonic: float  # seconds
+    kind: str
+    severity: str
+    subject: str
+    message: str
+    data: Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """Events in order, and where to go on: `after=NEXT&stream=STREAM`."""
+
+    stream: str
+    next: int
+    oldest: int | None  # the least number that is kept
+    last: int  # the greatest number there is
+    acknowledged: int
+    events: tuple[EventRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Up to which number all events have arrived."""
+
+    stream: str
+    seq: int
+
+
+def event_row(event: Stored) -> EventRow:
+    moment = datetime.fromtimestamp(event.at, UTC)
+    return EventRow(
+        seq=event.seq,
+        boot=event.boot,
+        time=moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
+        monotonic=round(event.monotonic, 3),
+        kind=event.kind,
+        severity=str(event.severity),
+        subject=event.subject,
+        message=event.message,
+        data=event.data,
+    )
+
+
+def events(page: Page) -> Events:
+    return Events(
+        stream=page.stream,
+        next=page.next.seq,
+        oldest=page.oldest,
+        last=page.last,
+        acknowledged=page.acknowledged,
+        events=tuple(map(event_row, page.events)),
+    )
 
 
 def timestamp(seconds: float | None) -> str | None:

@@ -33,12 +33,13 @@ from agent.api.problems import Answer, Kind, Refusal
 from agent.api.routes import LONGEST_DOCUMENT, ROUTES, Route
 from agent.api.shape import to_json
 from agent.api.streams import Stream, Streams
+from agent.monitor.events import Kept
 
 log = logging.getLogger(__name__)
 
 CLIENT_HEADER = "X-Sysvm-Client"
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@=,-]{0,127}")
-HEADERS = ("Content-Type", "If-Match", "If-None-Match")
+HEADERS = ("Content-Type", "If-Match", "If-None-Match", "Last-Event-ID")
 PEER = "sysvm.peer"  # the WSGI environment's name for the process at the other end
 WATCH = "sysvm.watch"  # and for what watches the client from now on, and tells whether it has left
 
@@ -46,6 +47,7 @@ WATCH = "sysvm.watch"  # and for what watches the client from now on, and tells 
 def create_app(
     engine: Engine,
     machine: Machine,
+    events: Kept,
     *,
     now: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
@@ -56,7 +58,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_DOCUMENT
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False
-    operations = Operations(engine, machine, now, monotonic, streams or Streams())
+    operations = Operations(engine, machine, now, monotonic, streams or Streams(), events)
     for route in ROUTES:
         app.add_url_rule(
             _rule(route),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.api import answers, openapi, problems, routes, show, status
+from agent.api import answers, events, openapi, problems, routes, show, status
 from agent.api.answers import Blob, Changed, Drift, LegacyRules, Log, Planned, timestamp
 from agent.api.diagnostics import Diagnostics
 from agent.api.ports import Engine, Machine
@@ -26,6 +26,7 @@ from agent.engine.errors import NothingApplied
 from agent.engine.model import Outcome
 from agent.engine.plan import describe
 from agent.engine.store import Revision
+from agent.monitor.events import Kept
 from agent.services import discover
 
 ETAG = re.compile(r'\s*((?:W/)?)"([^"]*)"\s*(?:,|$)')
@@ -75,11 +76,14 @@ class Operations:
         now: Callable[[], float],
         monotonic: Callable[[], float],
         streams: Streams,
+        kept: Kept,
     ) -> None:
         self._engine = engine
         self._machine = machine
         self._now = now
         self._monotonic = monotonic
+        self._streams = streams
+        self._kept = kept
         self._diagnostics = Diagnostics(machine, streams)
         self._last: status.LastChange | None = None
 
@@ -244,6 +248,18 @@ class Operations:
 
     def delete_legacy_rules(self, _: Call) -> Response:
         return Response(LegacyRules(self._machine.remove_legacy_rules()))
+
+    # -- events -----------------------------------------------------------------------------
+
+    def get_events(self, call: Call) -> Response:
+        return Response(events.page(self._kept, self._streams, call.query))
+
+    def get_event_stream(self, call: Call) -> Response:
+        last = call.headers.get("Last-Event-ID")
+        return Response(events.stream(self._kept, self._streams, call.query, last))
+
+    def acknowledge_events(self, call: Call) -> Response:
+        return Response(events.acknowledge(self._kept, call.body))
 
     # -- services ---------------------------------------------------------------------------
 

@@ -225,6 +225,12 @@ BUSY = Kind(
     "Try again after as many seconds as Retry-After says.",
     retryable=True,
 )
+NO_SUCH_EVENT = Kind(
+    "no-such-event",
+    409,
+    "These events are not there to be acknowledged",
+    "Ask for events again, and acknowledge by the stream and the numbers that come.",
+)
 TOO_MANY_STREAMS = Kind(
     "too-many-streams",
     503,

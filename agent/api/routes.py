@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agent.api import events
 from agent.api import problems as p
 from agent.api.answers import (
+    Acknowledged,
     Blob,
     Changed,
     Drift,
+    EventRow,
+    Events,
     LegacyRules,
     Log,
     Planned,
@@ -29,7 +33,9 @@ from agent.api.show import (
     VpnRow,
 )
 from agent.api.status import Status
+from agent.api.streams import SERVER_SENT_EVENTS
 from agent.diagnostics.requests import DEFAULT_SECONDS, LONGEST_SECONDS, TOOLS
+from agent.monitor.events import Severity
 
 LONGEST_DOCUMENT = 16 * 1024 * 1024  # bytes
 LONGEST_BLOB = 4 * 1024 * 1024  # bytes
@@ -120,6 +126,27 @@ SHA256 = Parameter(
     "The content's SHA-256, in lower-case hexadecimal.",
     required=True,
 )
+SEVERITY = Parameter(
+    "severity",
+    {"type": "string", "enum": [str(severity) for severity in Severity], "default": "info"},
+    "Only events that are at least as bad.",
+)
+AFTER = Parameter(
+    "after",
+    {"type": "integer", "minimum": 0, "default": 0},
+    "Events with greater numbers: the `next` of the answer before, or the last that was kept.",
+)
+STREAM = Parameter(
+    "stream",
+    {"type": "string"},
+    "The `stream` that `after` is of. Where there is another one by now, all its events come.",
+)
+TAIL = Parameter(
+    "tail",
+    {"type": "integer", "minimum": 0, "maximum": events.MOST},
+    "Instead of `after`: from the last so many on.",
+)
+EVENT_QUERY = (AFTER, STREAM, TAIL, SEVERITY)
 UNIT = Parameter(
     "unit", {"type": "string"}, "A systemd unit, with or without `.service`.", required=True
 )
@@ -315,6 +342,65 @@ ROUTES: tuple[Route, ...] = (
         summary="Remove those rules.",
         replies=(Reply(200, "Those that were removed.", LegacyRules),),
         kinds=(p.MACHINE_FAILED,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/events",
+        operation="get_events",
+        summary="Events that are kept, in order; with `wait`, not before there is one.",
+        replies=(Reply(200, "Events, and where to go on.", Events),),
+        kinds=(p.TOO_MANY_STREAMS,),
+        query=(
+            *EVENT_QUERY,
+            Parameter(
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": events.MOST, "default": 100},
+                "At most so many.",
+            ),
+            Parameter(
+                "wait",
+                {"type": "integer", "minimum": 0, "maximum": events.LONGEST_WAIT, "default": 0},
+                "Seconds to wait for an event where there is none.",
+            ),
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/v1/events/stream",
+        operation="get_event_stream",
+        summary="Events as they come, as Server-Sent Events.",
+        replies=(Reply(200, "Each one's data.", EventRow, SERVER_SENT_EVENTS),),
+        kinds=(p.TOO_MANY_STREAMS,),
+        query=EVENT_QUERY,
+        headers=(
+            Parameter(
+                "Last-Event-ID",
+                {"type": "string"},
+                "The `id` of the last event that came, in place of `stream` and `after`.",
+            ),
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/v1/events/acknowledge",
+        operation="acknowledge_events",
+        summary="All events up to a number have arrived; the VM need keep them no longer.",
+        replies=(Reply(200, "Up to which number that is so.", Acknowledged),),
+        kinds=(p.NOT_JSON, p.NO_SUCH_EVENT),
+        body=Body(
+            "application/json",
+            {
+                "type": "object",
+                "properties": {
+                    "stream": {"type": "string"},
+                    "seq": {"type": "integer", "minimum": 0},
+                },
+                "required": ["stream", "seq"],
+                "additionalProperties": False,
+            },
+            "The stream, and the greatest number up to which none is missing.",
+        ),
+        only_asks=True,  # it changes nothing of the VM, and comes often
     ),
     _get("/v1/schema", "get_schema", "The JSON Schema of a document.", {"type": "object"}),
     _get("/v1/openapi.json", "get_openapi", "This description.", {"type": "object"}),

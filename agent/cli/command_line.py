@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agent.cli import changes, diagnostics, drift, revisions, services, show, summary
+from agent.cli import changes, diagnostics, drift, events, revisions, services, show, summary
 from agent.cli.commands import Commands
 from agent.cli.text import hang
 from agent.cli.wire import OK, SAID_NO, SOCKET, UNUSABLE, Client, SaidNo, Unusable
@@ -20,6 +20,7 @@ FAMILIES: Sequence[Callable[[Commands], None]] = (
     drift.add_to,
     services.add_to,
     diagnostics.add_to,
+    events.add_to,
     changes.add_to,
 )
 
@@ -29,6 +30,7 @@ first look:
   sysvmctl status                who this VM is, what runs, is it as asked
   sysvmctl show rules            the firewall with its counters
   sysvmctl logs dnsmasq          the last lines of a service's journal
+  sysvmctl events -f             what has happened, and what happens
 
 change something:
   sysvmctl plan vm.json          what would be done; nothing is

@@ -138,11 +138,56 @@ def _clean(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in a stream: what was seen up to and with `seq`. An empty stream means any."""
+
+    seq: int = 0
+    stream: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Events, and where to go on."""
+
+    stream: str
+    oldest: int | None  # the least number that is kept
+    last: int  # the greatest number there is
+    acknowledged: int
+    next: Cursor
+    events: tuple[Stored, ...]
+
+
+class Unknown(Exception):
+    """A number was acknowledged that this stream has not given yet, or one of another stream."""
+
+    retryable = False
+
+
 class Recorder(Protocol):
     """Where events go. Never raises and never waits long: what watches must not fail of it."""
 
     def record(self, event: Event) -> None:
         """Keep it, durably, in order, and have it told to whoever listens."""
+
+
+class Kept(Protocol):
+    """What can be asked of the events that are kept. For any number of threads."""
+
+    def read(self, cursor: Cursor, limit: int = 1000, least: Severity = Severity.INFO) -> Page:
+        """What comes after a place; all there is, where the place is in another stream."""
+
+    def wait(self, cursor: Cursor, seconds: float) -> bool:
+        """Wait until there is something after that place; is there?"""
+
+    def before(self, count: int, least: Severity = Severity.INFO) -> Cursor:
+        """The place after which the last `count` events come, about."""
+
+    def acknowledge(self, cursor: Cursor) -> int:
+        """All up to this place have arrived; returns the greatest number for which that is so.
+
+        Raises Unknown.
+        """
 
 
 class Nowhere:

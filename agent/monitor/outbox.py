@@ -16,13 +16,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from agent.engine.host import Clock
 from agent.monitor import spool
-from agent.monitor.events import Event, Kind, Severity, Stored, stamp
+from agent.monitor.events import (
+    Cursor,
+    Event,
+    Kind,
+    Page,
+    Severity,
+    Stored,
+    Unknown,
+    stamp,
+)
 from agent.monitor.ledger import (
     BOUNDS,
     NAME,
@@ -44,32 +53,6 @@ LOOK = 2.0  # seconds between two looks whether another process has left an even
 UNWRITTEN = 2000  # events that wait in memory at most
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """A place in a stream: what was seen up to and with `seq`. An empty stream means any."""
-
-    seq: int = 0
-    stream: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """Events, and where to go on."""
-
-    stream: str
-    oldest: int | None  # the least number that is kept
-    last: int  # the greatest number there is
-    acknowledged: int
-    next: Cursor
-    events: tuple[Stored, ...]
-
-
-class Unknown(Exception):
-    """A number was acknowledged that this stream has not given yet, or one of another stream."""
-
-    retryable = False
 
 
 class _Entry:

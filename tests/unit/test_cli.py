@@ -5,6 +5,7 @@ import io
 import json
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tests.unit.api.fake import (
     BLOB,
     PLAN,
     FakeEngine,
+    FakeEvents,
     FakeMachine,
     document,
     sha256,
@@ -69,13 +71,19 @@ def machine() -> FakeMachine:
 
 
 @pytest.fixture
+def kept() -> FakeEvents:
+    return FakeEvents()
+
+
+@pytest.fixture
 def ctl(
     tmp_path: Path,
     engine: FakeEngine,
     machine: FakeMachine,
+    kept: FakeEvents,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Terminal]:
-    with serving(tmp_path / "control.sock", engine, machine) as path:
+    with serving(tmp_path / "control.sock", engine, machine, kept) as path:
         yield Terminal(path, capsys)
 
 
@@ -96,6 +104,35 @@ Push = Callable[..., int]
 
 def type_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+
+
+# -- events ------------------------------------------------------------------------------------
+
+
+def test_events_are_shown_from_the_last_few_on(ctl: Terminal, kept: FakeEvents) -> None:
+    assert ctl("events") == 0
+    assert ctl.out == "nothing\n"
+    kept.say("one")
+    kept.say("a long story " * 10)
+    assert ctl("events", "-n", "1") == 0
+    head, *rest = ctl.out.splitlines()
+    assert head == "2027-01-15 08:00:00  warning   drift.found  #2"
+    assert " ".join(" ".join(rest).split()) == ("a long story " * 10).strip()
+    assert len(ctl.json("events", "--after", "0")["events"]) == 2
+    assert ctl.json("events", "--severity", "critical")["events"] == []
+
+
+def test_events_are_followed_until_somebody_interrupts(tmp_path: Path, kept: FakeEvents) -> None:
+    kept.say("before")
+    with serving(tmp_path / "c.sock", FakeEngine(), FakeMachine(), kept) as path:
+        argv = [sys.executable, "-m", "agent.cli", "--socket", str(path), "--json", "events", "-f"]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as follower:
+            assert follower.stdout is not None
+            assert json.loads(follower.stdout.readline())["message"] == "before"
+            kept.say("after")
+            assert json.loads(follower.stdout.readline())["message"] == "after"
+            follower.send_signal(signal.SIGINT)
+            assert follower.wait(10) == 0
 
 
 # -- changes -----------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ from agent.engine.model import (
 )
 from agent.engine.model import Ports as PortRange
 from agent.engine.store import Revision, RevisionInfo, State
+from agent.monitor.events import Cursor, Event, Kind, Page, Severity, Stored, Unknown, stamp
 from agent.system.run import Running
 
 NOW = 1_800_000_000.0
@@ -384,9 +385,66 @@ class FakeMachine:
             raise error
 
 
-def app(engine: FakeEngine, machine: FakeMachine, streams: Streams | None = None) -> flask.Flask:
-    """The endpoint on both, with a clock that stands still."""
-    return create_app(engine, machine, now=lambda: NOW, monotonic=lambda: UP, streams=streams)
+class FakeEvents:
+    """Events in memory, with the outbox's own cursors."""
+
+    def __init__(self) -> None:
+        self.events: list[Stored] = []
+        self.acknowledged = 0
+        self.name = "s1"
+        self.waiting = 0
+        self._news = threading.Condition()
+
+    def say(self, message: str = "it happened", kind: Kind = Kind.DRIFT_FOUND) -> None:
+        event = Event(kind=kind, subject="drift", message=message)
+        stored = stamp(event, boot="b1", at=NOW + 0.25, monotonic=1.5)
+        with self._news:
+            self.events.append(replace(stored, seq=len(self.events) + 1))
+            self._news.notify_all()
+
+    def read(self, cursor: Cursor, limit: int = 1000, least: Severity = Severity.INFO) -> Page:
+        after = cursor.seq if cursor.stream in {"", self.name} else 0
+        rows = [e for e in self.events if e.seq > after and e.severity.rank >= least.rank]
+        last = len(self.events)
+        end = rows[limit - 1].seq if len(rows) >= limit else last
+        return Page(
+            stream=self.name,
+            oldest=1 if last else None,
+            last=last,
+            acknowledged=self.acknowledged,
+            next=Cursor(end, self.name),
+            events=tuple(rows[:limit]),
+        )
+
+    def wait(self, cursor: Cursor, seconds: float) -> bool:
+        with self._news:
+            self.waiting += 1
+            try:
+                return self._news.wait_for(lambda: len(self.events) > cursor.seq, seconds)
+            finally:
+                self.waiting -= 1
+
+    def before(self, count: int, least: Severity = Severity.INFO) -> Cursor:
+        return Cursor(max(0, len(self.events) - count), self.name)
+
+    def acknowledge(self, cursor: Cursor) -> int:
+        if cursor.stream != self.name or cursor.seq > len(self.events):
+            raise Unknown("not there")
+        self.acknowledged = max(self.acknowledged, cursor.seq)
+        return self.acknowledged
+
+
+def app(
+    engine: FakeEngine,
+    machine: FakeMachine,
+    events: FakeEvents | None = None,
+    streams: Streams | None = None,
+) -> flask.Flask:
+    """The endpoint on both, with clocks that stand still."""
+    events = events or FakeEvents()
+    return create_app(
+        engine, machine, events, now=lambda: NOW, monotonic=lambda: UP, streams=streams
+    )
 
 
 def sha256(content: bytes) -> str:

@@ -8,14 +8,17 @@ from pathlib import Path
 from agent.api.server import Server, listen
 from agent.api.streams import Streams
 from tests.unit.api import fake
-from tests.unit.api.fake import FakeEngine, FakeMachine
+from tests.unit.api.fake import FakeEngine, FakeEvents, FakeMachine
 
 
 @contextlib.contextmanager
-def serving(path: Path, engine: FakeEngine, machine: FakeMachine) -> Iterator[Path]:
+def serving(
+    path: Path, engine: FakeEngine, machine: FakeMachine, events: FakeEvents | None = None
+) -> Iterator[Path]:
     """Serve until the block ends."""
     streams = Streams()
-    server = Server(fake.app(engine, machine, streams), listen(path, group=None), streams)
+    app = fake.app(engine, machine, events, streams)
+    server = Server(app, listen(path, group=None), streams)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.monitor import spool
-from agent.monitor.events import Event, Kind, Severity
+from agent.monitor.events import Cursor, Event, Kind, Severity, Unknown
 from agent.monitor.ledger import BOUNDS, NAME, SKIPPED, Bounds
-from agent.monitor.outbox import Cursor, Outbox, Unknown
+from agent.monitor.outbox import Outbox
 from agent.system.clock import SystemClock
 from appliance.lab.wait import wait_until
 

@@ -9,6 +9,7 @@ that name it tells back.
 whenever it starts, whether the agent lives or not.
 """
 
+import base64
 import json
 import logging
 import socket
@@ -75,8 +76,7 @@ class Charon:
                 if session is None:
                     raise CharonFailed("charon does not run")
                 content = json.loads(connection.content)
-                others = _running(self.paths) if content["crl"] is not None else []
-                _load(session, connection.name, connection.digest, content, others)
+                _load(session, connection.name, connection.digest, content, self.paths)
         except CharonFailed as error:
             where = f"load connection {connection.name}"
             raise StepFailed(where, str(error), connection.path) from error
@@ -85,8 +85,8 @@ class Charon:
         """End a connection and its tunnel; fine where there is none. Raises StepFailed."""
         try:
             with self._session() as session:
-                if session is not None:
-                    _unload(session, name)
+                if session is not None and _unload(session, name):
+                    _forget_removed(session, _running(self.paths))
         except CharonFailed as error:
             raise StepFailed(f"unload connection {name}", str(error)) from error
 
@@ -137,32 +137,61 @@ def _loaded(session: Any) -> dict[str, str]:
     return {name: digests.get(name, "") for name in names}
 
 
-def _load(
-    session: Any, name: str, digest: str, content: Message, others: Sequence[Message]
-) -> None:
+def _load(session: Any, name: str, digest: str, content: Message, paths: Paths) -> None:
     if _loaded(session).get(name) == digest:
         return
-    _unload(session, name)
+    changed = _unload(session, name)
     if content["crl"] is not None:
-        _forget_credentials(session, others)
+        _forget_credentials(session, _running(paths))
+    elif changed:
+        _forget_removed(session, _running(paths), content)
     _load_credentials(session, name, digest, content)
     session.load_conn({name: content["connection"]})
 
 
 def _load_credentials(session: Any, name: str, digest: str, content: Message) -> None:
     """Certificates of a connection are part of it too; without it, they are these."""
-    ends = content["connection"]
-    for flag, certificates in (
-        ("CA", ends["remote"].get("cacerts", [])),
-        ("NONE", ends["local"].get("certs", [])),
-    ):
-        for certificate in certificates:
-            session.load_cert({"type": "X509", "flag": flag, "data": certificate})
+    for flag, certificate in _certificates(content):
+        session.load_cert({"type": "X509", "flag": flag, "data": certificate})
     if content["key"] is not None:
         session.load_key({"type": "any", "data": content["key"]})
     if content["crl"] is not None:
         session.load_cert({"type": "X509_CRL", "flag": "NONE", "data": content["crl"]})
     session.load_shared({"id": f"{_MARK}:{name}:{digest}", **content["secret"]})
+
+
+def _certificates(content: Message) -> Iterator[tuple[str, str]]:
+    """A connection's certificates, each with what charon takes it for."""
+    ends = content["connection"]
+    for certificate in ends["remote"].get("cacerts", []):
+        yield "CA", certificate
+    for certificate in ends["local"].get("certs", []):
+        yield "NONE", certificate
+
+
+def _forget_removed(session: Any, others: Sequence[Message], *new: Message) -> None:
+    """Have charon trust no CA, and hold no certificate or key, that no connection has any more.
+
+    It keeps what a connection has brought, whether the connection is there or not. `others` are
+    what it may hold besides, `new` what it is about to be told.
+    """
+    session.flush_certs()  # what it remembers of peers
+    held = {bytes(one["data"]) for one in session.list_certs({"type": "X509"})}
+    if not held:
+        return
+    contents = [*(one["content"] for one in _those_loaded(session, others)), *new]
+    wanted = {_der(pem) for content in contents for _, pem in _certificates(content)}
+    if held - wanted:
+        _forget_credentials(session, others)
+
+
+def _der(pem: str) -> bytes:
+    return base64.b64decode("".join(pem.split("-----")[2].split()))
+
+
+def _those_loaded(session: Any, several: Sequence[Message]) -> list[Message]:
+    marks = set(_text(session.get_shared().get("keys", [])))
+    return [one for one in several if f"{_MARK}:{one['name']}:{one['digest']}" in marks]
 
 
 def _forget_credentials(session: Any, others: Sequence[Message]) -> None:
@@ -171,12 +200,11 @@ def _forget_credentials(session: Any, others: Sequence[Message]) -> None:
     It cannot forget a single revocation list, and takes the first that it finds, not the newest
     (strongSwan 6.0.1, revocation_validator.c: "using cached crl").
     """
-    marks = set(_text(session.get_shared().get("keys", [])))
+    loaded = _those_loaded(session, others)
     session.clear_creds()
     session.flush_certs()
-    for one in others:
-        if f"{_MARK}:{one['name']}:{one['digest']}" in marks:
-            _load_credentials(session, one["name"], one["digest"], one["content"])
+    for one in loaded:
+        _load_credentials(session, one["name"], one["digest"], one["content"])
 
 
 def _running(paths: Paths) -> list[Message]:
@@ -188,15 +216,20 @@ def _running(paths: Paths) -> list[Message]:
     return rows
 
 
-def _unload(session: Any, name: str) -> None:
-    """The connection first, so that nothing starts its tunnel again; the secrets last."""
+def _unload(session: Any, name: str) -> bool:
+    """Whether charon knew it. The connection goes first, so that nothing starts its tunnel again;
+    the secrets last."""
+    known = False
     if name in {one for item in session.list_conns() for one in item}:
         session.unload_conn({"name": name})
+        known = True
     if _associated(session, name):
         _terminate(session, name)
     for one in _text(session.get_shared().get("keys", [])):
         if one.startswith(f"{_MARK}:{name}:"):
             session.unload_shared({"id": one})
+            known = True
+    return known
 
 
 def _associated(session: Any, name: str) -> bool:

@@ -442,6 +442,57 @@ def test_certificates_and_the_revoked_one(sites: tuple[Site, Site]) -> None:
     a.wait("branch")
 
 
+def test_authority_that_was_removed_is_not_trusted_any_more(sites: tuple[Site, Site]) -> None:
+    """Neither by a new exchange, nor by charon itself; what another connection has stays."""
+    a, b = sites
+    first, second, third = (Authority.create(name) for name in ("first", "second", "third"))
+
+    def issued(by: Authority, name: str, address: str, trusted: Authority) -> Document:
+        own = by.issue(name, addresses=[address])
+        given = {"certificate": own.certificate, "key": own.key}
+        return {"psk": None, "certificates": given | {"ca": trusted.identity.certificate}}
+
+    other = {
+        **connection(B, "192.0.2.9", FAR_B, "10.99.0.0/24", start="passive"),
+        **issued(third, "head", B, third),
+    }
+    with restored(b, a):
+        b.connection("other", other)
+        b.connection("head", issued(first, "head", B, first))
+        a.connection("branch", issued(first, "branch", A, first))
+        begin(a, "branch")
+        a.wait("branch")
+        assert authorities(b) == {"first", "third"}
+        pid = b.charon()
+        # B trusts another one now, which A has no certificate of.
+        b.connection("head", issued(first, "head", B, second))
+        assert authorities(b) == {"second", "third"}
+        a.wait("branch", "down")
+        begin(a, "branch")
+        reason = wait_until(lambda: b.tunnel("head")["reason"], 15, "the reason")
+        assert reason.startswith("authentication failed")
+        assert b.tunnel("head")["state"] != "installed"
+        # One of the other's is let in.
+        a.connection("branch", issued(second, "branch", A, first))
+        begin(a, "branch")
+        a.wait("branch")
+        b.connection("head", None)
+        assert authorities(b) == {"third"}
+        assert b.charon() == pid
+        b.connection("head", connection(B, A, NET_B, NET_A, start="passive"))
+        b.connection("other", None)
+        assert authorities(b) == set()
+        assert b.drift() == []
+    begin(a, "branch")
+    a.wait("branch")
+
+
+def authorities(site: Site) -> set[str]:
+    """The CAs that charon trusts, by their common names."""
+    argv = ["swanctl", "--list-certs", "--type", "x509", "--flag", "ca"]
+    return set(re.findall(r'subject: +"CN=(\w+)', site.vm.run(argv).text))
+
+
 def test_ikev1_with_a_tunnel_for_each_pair(sites: tuple[Site, Site]) -> None:
     a, b = sites
     old = {"version": "ikev1", "force_encapsulation": True}

@@ -4,6 +4,7 @@ A small charon stands behind a real socket and speaks the protocol with the libr
 that it is like the real one is proved in tests/lab.
 """
 
+import base64
 import json
 import socket
 import threading
@@ -42,6 +43,7 @@ class SmallCharon:
     def __init__(self, path: Path) -> None:
         self.connections: dict[str, Any] = {}
         self.secrets: dict[str, Any] = {}
+        self.certificates: dict[bytes, str] = {}  # what each is taken for
         self.associations: list[str] = []
         self.asked: list[str] = []
         self.refuses = ""
@@ -88,6 +90,9 @@ class SmallCharon:
         if name == "list-conns":
             for key in self.connections:
                 yield "list-conn", {key: {}}
+        if name == "list-certs":
+            for data in self.certificates:
+                yield "list-cert", {"type": "X509", "data": data}
         if name == "list-sas":
             for key in self.associations:
                 yield "list-sa", {key: {"state": "ESTABLISHED"}}
@@ -107,8 +112,12 @@ class SmallCharon:
                 self.secrets.pop(message["id"].decode())
             case "get-shared":
                 return {"keys": list(self.secrets)}
+            case "load-cert" if message["type"] == b"X509":
+                body = message["data"].decode().split("-----")[2]
+                self.certificates[base64.b64decode(body)] = message["flag"].decode()
             case "clear-creds":
                 self.secrets.clear()
+                self.certificates.clear()
             case "terminate":
                 self.associations.clear()
         return {"success": "yes"}
@@ -157,7 +166,14 @@ def test_changed_connection_ends_before_it_begins_anew(door: Charon, charon: Sma
     charon.asked.clear()
     door.load(connection(digest="d2"))
     changes = [w for w in charon.asked if not w.startswith(("list-", "get-"))]
-    assert changes == ["unload-conn", "terminate", "unload-shared", "load-shared", "load-conn"]
+    assert changes == [
+        "unload-conn",
+        "terminate",
+        "unload-shared",
+        "flush-certs",
+        "load-shared",
+        "load-conn",
+    ]
     assert door.connections() == {"one": "d2"}
 
 
@@ -193,6 +209,50 @@ def test_new_revocation_list_displaces_the_old_one(
     assert "clear-creds" in charon.asked
     assert door.connections() == {"two": "d2", "one": "d1"}
     assert sorted(charon.secrets) == ["sysvm:one:d1", "sysvm:two:d2"]
+
+
+def trusting(*authorities: str) -> dict[str, Any]:
+    """What a connection says whose peer has a certificate of one of these."""
+    bodies = [base64.b64encode(name.encode()).decode() for name in authorities]
+    certificates = [f"-----BEGIN C-----\n{body}\n-----END C-----\n" for body in bodies]
+    return CONTENT | {"connection": {"local": {}, "remote": {"cacerts": certificates}}}
+
+
+def test_authority_that_no_connection_has_any_more_is_forgotten(
+    tmp_path: Path, door: Charon, charon: SmallCharon
+) -> None:
+    (tmp_path / "run/current/ipsec").mkdir(parents=True)
+
+    def run(**contents: Any) -> None:
+        rows = [{"name": n, "digest": d, "content": c} for n, (d, c) in contents.items()]
+        (tmp_path / "run/current" / FILE).write_text(json.dumps(rows))
+
+    door.load(connection("one", "d-one", **trusting("first", "shared")))
+    door.load(connection("two", "d-two", **trusting("second", "shared")))
+    door.load(connection("three", "d-three"))
+    assert charon.certificates == {b"first": "CA", b"shared": "CA", b"second": "CA"}
+    assert "clear-creds" not in charon.asked
+
+    # Another one in the place of the first: what others have stays, or comes back.
+    one, two = trusting("other", "shared"), trusting("second", "shared")
+    run(one=("d-one-2", one), two=("d-two", two), three=("d-three", CONTENT))
+    door.load(connection("one", "d-one-2", **one))
+    assert set(charon.certificates) == {b"other", b"shared", b"second"}
+    assert sorted(charon.secrets) == ["sysvm:one:d-one-2", "sysvm:three:d-three", "sysvm:two:d-two"]
+
+    # A connection whose authorities others have as well: nothing is told anew.
+    charon.asked.clear()
+    run(one=("d-one-2", one), two=("d-two", two))
+    door.unload("three")
+    assert "clear-creds" not in charon.asked
+
+    run(two=("d-two", two))
+    door.unload("one")
+    assert set(charon.certificates) == {b"second", b"shared"}
+    assert list(charon.secrets) == ["sysvm:two:d-two"]
+    run()
+    door.unload("two")
+    assert charon.certificates == {}
 
 
 def test_daemon_that_starts_is_told_what_runs(

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,13 @@ def main() -> int:
             return _serve()
 
 
-def _engine(host: LinuxHost, paths: Paths, wait: float, events: Recorder | None = None) -> Engine:
+def _engine(
+    host: LinuxHost,
+    paths: Paths,
+    wait: float,
+    events: Recorder | None = None,
+    woken: Sequence[Callable[[], None]] = (),
+) -> Engine:
     """The engine; what happens in it is left to the agent, unless this is the agent."""
 
     @contextlib.contextmanager
@@ -86,12 +92,18 @@ def _engine(host: LinuxHost, paths: Paths, wait: float, events: Recorder | None 
 
     clock = SystemClock()
     events = events or Spool(paths.spools, boot=boot_id(), clock=clock)
-    return Engine(host, _store(paths), clock, held, boot.load(paths), events)
+    return Engine(host, _store(paths, woken), clock, held, boot.load(paths), events)
 
 
-def _store(paths: Paths) -> Store:
-    """The store, of which the console's banner tells."""
-    return Store(paths.state, Disk(), lambda store: banner.write(paths, store))
+def _store(paths: Paths, woken: Sequence[Callable[[], None]] = ()) -> Store:
+    """The store, of which the console's banner tells; `woken` are called when a change is over."""
+
+    def settled(store: Store) -> None:
+        banner.write(paths, store)
+        for wake in woken:
+            wake()
+
+    return Store(paths.state, Disk(), settled)
 
 
 def _restore() -> int:
@@ -170,13 +182,16 @@ def _serve() -> int:
     from agent.api.server import serve
     from agent.api.streams import Streams
     from agent.monitor.outbox import Outbox
+    from agent.monitor.runner import Health
+    from agent.system.figures import LinuxFigures
     from agent.system.machine import LinuxMachine
 
     paths = Paths()
+    woken: list[Callable[[], None]] = []  # who wants to know that the state is another
     outbox = Outbox(paths.events, paths.spools, boot=boot_id(), clock=SystemClock())
     outbox.start()
     with LinuxHost(paths) as host:
-        engine = _engine(host, paths, LOCK_WAIT, outbox)
+        engine = _engine(host, paths, LOCK_WAIT, outbox, woken)
         try:
             outcome = None if boot.is_closed(paths) else engine.recover()
             if outcome is not None:
@@ -200,11 +215,15 @@ def _serve() -> int:
         if places.port.exists():
             listen = (places, host.links, stop)
             threading.Thread(target=boot.listen, args=listen, name="listen", daemon=True).start()
+        figures = LinuxFigures(paths, host.units)
+        health = Health(engine, figures, outbox, folder=paths.run / "health", relax=memory.trim)
+        threading.Thread(target=health.serve, args=(stop,), name="health", daemon=True).start()
+        woken.append(health.wake)
         signal.signal(signal.SIGTERM, _terminate)
         try:
             streams = Streams()
             machine = LinuxMachine(paths, listener=host.listener)
-            app = create_app(engine, machine, outbox, streams=streams)
+            app = create_app(engine, machine, outbox, streams=streams, health=health)
             app.after_request(_trim_when_sent)
             control = paths.run / "control.sock"
             serve(app, control, streams=streams, ready=lambda: _notify("READY=1"))

@@ -27,8 +27,9 @@ import flask
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from agent.api import problems
+from agent.api.health import Unwatched
 from agent.api.operations import Call, Operations, Response
-from agent.api.ports import Engine, Machine
+from agent.api.ports import Engine, Health, Machine
 from agent.api.problems import Answer, Kind, Refusal
 from agent.api.routes import LONGEST_DOCUMENT, ROUTES, Route
 from agent.api.shape import to_json
@@ -52,13 +53,16 @@ def create_app(
     now: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     streams: Streams | None = None,
+    health: Health | None = None,
 ) -> flask.Flask:
     """The endpoint on this engine and this machine; `now` is seconds since the epoch."""
     app = flask.Flask("sysvm", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_DOCUMENT
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False
-    operations = Operations(engine, machine, now, monotonic, streams or Streams(), events)
+    operations = Operations(
+        engine, machine, now, monotonic, streams or Streams(), events, health or Unwatched()
+    )
     for route in ROUTES:
         app.add_url_rule(
             _rule(route),

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.api import answers, events, openapi, problems, routes, show, status
+from agent import __version__
+from agent.api import answers, events, metrics, openapi, problems, routes, show, status
+from agent.api import health as health_of
 from agent.api.answers import Blob, Changed, Drift, LegacyRules, Log, Planned, timestamp
 from agent.api.diagnostics import Diagnostics
-from agent.api.ports import Engine, Machine
+from agent.api.ports import Engine, Health, Machine
 from agent.api.problems import Refusal
 from agent.api.routes import Route
 from agent.api.show import ServiceRow
@@ -77,6 +79,7 @@ class Operations:
         monotonic: Callable[[], float],
         streams: Streams,
         kept: Kept,
+        health: Health,
     ) -> None:
         self._engine = engine
         self._machine = machine
@@ -85,6 +88,8 @@ class Operations:
         self._streams = streams
         self._kept = kept
         self._diagnostics = Diagnostics(machine, streams)
+        self._health = health
+        self._changes = metrics.Changes()
         self._last: status.LastChange | None = None
 
     def answer(self, call: Call) -> Response:
@@ -143,8 +148,13 @@ class Operations:
         current = self._current()
         first = current is None or current.info.cause == "boot"
         began = time.monotonic()
-        outcome = act()
-        duration = time.monotonic() - began
+        kind = "refused"
+        try:
+            outcome = act()
+            kind = type(outcome).__name__.lower()
+        finally:
+            duration = time.monotonic() - began
+            self._changes.add(kind, duration)
         answer = answers.changed(outcome, self._engine, duration=duration, now=self._now())
         headers = {
             "ETag": f'"{answer.digest}"',
@@ -230,10 +240,32 @@ class Operations:
                 drift=status.has_drifted(self._engine) if current else None,
                 services=self._services(),
                 interfaces=self._interfaces(current),
+                health=self._health.report(),
                 last=self._last,
                 now=self._now(),
             )
         )
+
+    def get_health(self, _: Call) -> Response:
+        return Response(self._health.report())
+
+    def run_health(self, call: Call) -> Response:
+        level = health_of.level_of(call.query.get("level"))
+        return Response(self._health.run(level, call.query.get("name")))
+
+    def get_metrics(self, _: Call) -> Response:
+        known = metrics.Known(
+            version=__version__,
+            facts=self._machine.facts(),
+            state=self._engine.state(),
+            current=self._current(),
+            report=self._health.report(),
+            services=self._services(),
+            balancer=self._machine.balancer(),
+            gauges=self._health.gauges(),
+            changes=self._changes,
+        )
+        return Response(metrics.text(known), headers={"Content-Type": metrics.MEDIA_TYPE})
 
     def get_drift(self, _: Call) -> Response:
         plan = describe(self._engine.drift())

@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 
 from agent.engine.model import Count, CounterKey, Desired, IPInterface, Observed, Outcome, Plan
 from agent.engine.store import Revision, RevisionInfo, State
+from agent.monitor.gauges import Gauges
+from agent.monitor.health import Level, Report, Result, Verdict
 
 
 class Engine(Protocol):
@@ -57,6 +59,22 @@ class Engine(Protocol):
 
     def desired(self) -> Desired:
         """What the running revision wants. Raises NothingApplied."""
+
+
+class Health(Protocol):
+    """The health checks; `agent.monitor.runner.Health` is the real one."""
+
+    def report(self) -> Report:
+        """What is known, without running anything."""
+
+    def worst(self) -> Verdict | None:
+        """The worst verdict; None where nothing has been checked yet."""
+
+    def run(self, level: Level | None = None, name: str | None = None) -> tuple[Result, ...]:
+        """Run checks now. Raises NoSuchCheck, Busy."""
+
+    def gauges(self) -> Gauges:
+        """The machine's figures at this moment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from agent.document.json import NotJson
 from agent.engine import errors
 from agent.engine.host import CheckFailed, HostFull, StepFailed
 from agent.engine.model import Problem
+from agent.monitor.health import NoSuchCheck
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -218,6 +219,12 @@ MACHINE_FAILED = Kind(
     "`detail` has what it said.",
     retryable=True,
 )
+NO_SUCH_CHECK = Kind(
+    "no-such-check",
+    404,
+    "There is no health check of this name",
+    "GET /v1/health has their names, once each has been run.",
+)
 BUSY = Kind(
     "busy",
     503,
@@ -275,6 +282,8 @@ def answer_to(error: Exception) -> Answer | None:
             return Answer(DIAGNOSTIC_REFUSED, str(wrong), (wrong,))
         case MachineFailed() | StepFailed():
             return Answer(MACHINE_FAILED, str(error))
+        case NoSuchCheck():
+            return Answer(NO_SUCH_CHECK, f"no check {str(error)[:80]!r} at this level")
         case errors.EngineError():
             kind = _ENGINE.get(type(error))
             return None if kind is None else Answer(kind, str(error))

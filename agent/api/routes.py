@@ -36,6 +36,7 @@ from agent.api.status import Status
 from agent.api.streams import SERVER_SENT_EVENTS
 from agent.diagnostics.requests import DEFAULT_SECONDS, LONGEST_SECONDS, TOOLS
 from agent.monitor.events import Severity
+from agent.monitor.health import Level, Report, Result
 
 LONGEST_DOCUMENT = 16 * 1024 * 1024  # bytes
 LONGEST_BLOB = 4 * 1024 * 1024  # bytes
@@ -111,6 +112,10 @@ CONFIRM_WITHIN = Parameter(
 LINES = Parameter(
     "lines", {"type": "integer", "minimum": 1, "maximum": 10000, "default": 100}, "How many."
 )
+LEVEL = Parameter(
+    "level", {"type": "string", "enum": list(Level)}, "Only the checks of this level."
+)
+CHECK_NAME = Parameter("name", {"type": "string"}, "Only the check of this name.")
 IF_MATCH = Parameter(
     "If-Match",
     {"type": "string", "examples": ['"0123…"']},
@@ -401,6 +406,31 @@ ROUTES: tuple[Route, ...] = (
             "The stream, and the greatest number up to which none is missing.",
         ),
         only_asks=True,  # it changes nothing of the VM, and comes often
+    ),
+    _get(
+        "/v1/health",
+        "get_health",
+        "Every health check's last result, and when they are run.",
+        Report,
+        p.UNREADABLE_STATE,
+    ),
+    Route(
+        method="POST",
+        path="/v1/health/run",
+        operation="run_health",
+        summary="Run health checks now: those of a level, the one of a name, or all.",
+        replies=(Reply(200, "What they found.", tuple[Result, ...]),),
+        kinds=(p.BAD_REQUEST, p.NO_SUCH_CHECK, p.UNREADABLE_STATE, p.BUSY),
+        query=(LEVEL, CHECK_NAME),
+        only_asks=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/metrics",
+        operation="get_metrics",
+        summary="What the VM knows of itself, as Prometheus reads it.",
+        replies=(Reply(200, "Metrics.", bytes, "text/plain; version=0.0.4; charset=utf-8"),),
+        kinds=(p.UNREADABLE_STATE, p.MACHINE_FAILED),
     ),
     _get("/v1/schema", "get_schema", "The JSON Schema of a document.", {"type": "object"}),
     _get("/v1/openapi.json", "get_openapi", "This description.", {"type": "object"}),

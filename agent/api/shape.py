@@ -46,6 +46,8 @@ def schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return dict(_SCALARS[kind])
     if is_dataclass(kind) and isinstance(kind, type):
         return _reference(kind, definitions)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return {"enum": [member.value for member in kind]}
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [schema_of(part, definitions) for part in arguments]}

@@ -9,6 +9,7 @@ from agent.api.ports import Engine, Facts
 from agent.api.show import InterfaceRow, ServiceRow
 from agent.engine.errors import EngineError
 from agent.engine.store import Revision, State
+from agent.monitor.health import Report, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,14 @@ class AgentStatus:
     version: str
     uptime: float  # seconds
     memory: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSummary:
+    """What the health checks came to: GET /v1/health has each of them."""
+
+    worst: Verdict | None  # null where nothing has been checked yet
+    failing: tuple[str, ...]  # names of checks that failed or warn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +57,7 @@ class Status:
     drift: bool | None
     services: tuple[ServiceRow, ...]
     interfaces: tuple[InterfaceRow, ...]
+    health: HealthSummary
     last: LastChange | None
 
 
@@ -60,6 +70,7 @@ def status(
     drift: bool | None,
     services: tuple[ServiceRow, ...],
     interfaces: tuple[InterfaceRow, ...],
+    health: Report,
     last: LastChange | None,
     now: float,
 ) -> Status:
@@ -78,6 +89,7 @@ def status(
         drift=drift,
         services=services,
         interfaces=interfaces,
+        health=HealthSummary(health.worst, health.failing),
         last=last,
     )
 

@@ -7,7 +7,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agent.cli import changes, diagnostics, drift, events, revisions, services, show, summary
+from agent.cli import (
+    changes,
+    checks,
+    diagnostics,
+    drift,
+    events,
+    revisions,
+    services,
+    show,
+    summary,
+)
 from agent.cli.commands import Commands
 from agent.cli.text import hang
 from agent.cli.wire import OK, SAID_NO, SOCKET, UNUSABLE, Client, SaidNo, Unusable
@@ -21,6 +31,7 @@ FAMILIES: Sequence[Callable[[Commands], None]] = (
     services.add_to,
     diagnostics.add_to,
     events.add_to,
+    checks.add_to,
     changes.add_to,
 )
 
@@ -29,6 +40,7 @@ EXAMPLES = """\
 first look:
   sysvmctl status                who this VM is, what runs, is it as asked
   sysvmctl show rules            the firewall with its counters
+  sysvmctl check                 is it well: every health check, run now
   sysvmctl logs dnsmasq          the last lines of a service's journal
   sysvmctl events -f             what has happened, and what happens
 
@@ -62,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         if isinstance(answer, dict) and answer.get("exit", 0) != 0:
             return SAID_NO  # what was tried did not work
+        return int(options.code(answer)) if "code" in options else OK
     except SaidNo as error:
         if options.json:
             print(json.dumps(error.problem, indent=2))

@@ -28,6 +28,7 @@ def print_status(answer: Mapping[str, Any]) -> None:
         say(pair("STATE", answer["state_problem"]))
     drifted = {True: "YES: sysvmctl drift says how", False: "none", None: "not known"}
     say(pair("Drift", drifted[answer["drift"]]))
+    say(pair("Health", _health(answer["health"])))
     say(_last(answer["last"]))
     print("Services")
     say(table(SERVICE_TITLES, service_cells(answer["services"]), "  "))
@@ -46,6 +47,14 @@ def _running(answer: Mapping[str, Any]) -> Iterator[str]:
         left = duration(answer["seconds_left"])
         text = f"PROVISIONAL, undone in {left}: sysvmctl confirm {running['revision']}"
         yield from pair("", text)
+
+
+def _health(health: Mapping[str, Any]) -> str:
+    if health["worst"] is None:
+        return "not checked yet: sysvmctl check"
+    if health["failing"]:
+        return f"{health['worst'].upper()}: {', '.join(health['failing'])}; sysvmctl check"
+    return "ok"
 
 
 def _last(last: Mapping[str, Any] | None) -> Iterator[str]:

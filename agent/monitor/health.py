@@ -1,6 +1,7 @@
 """What a health check finds: one result for the API, the files and the metrics."""
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -20,6 +21,15 @@ class Verdict(enum.StrEnum):
     UNKNOWN = "unknown"
     SKIPPED = "skipped"  # it does not apply, and says why: no failure
 
+    @property
+    def well(self) -> bool:
+        """Is there nothing to do about it? What could not be told is not known to be ill."""
+        return self not in {Verdict.FAILED, Verdict.WARNING}
+
+
+# From nothing to say to somebody must look.
+_RANKS = (Verdict.SKIPPED, Verdict.PASSED, Verdict.UNKNOWN, Verdict.WARNING, Verdict.FAILED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -34,3 +44,37 @@ class Result:
     at: float = 0.0  # seconds since the epoch, when it ended
     duration: float = 0.0  # seconds
     revision: int | None = None  # that the check compared the machine with
+    value: float | None = None  # of a resource: how much there is of it, or is in use
+    threshold: float | None = None  # and what is allowed
+    unit: str = ""  # of both
+
+
+def worst(results: Iterable[Result]) -> Verdict | None:
+    """The verdict that somebody has to know of; None where nothing has been checked yet."""
+    return max((result.verdict for result in results), key=_RANKS.index, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """When the checks of a level were last run, and when they will be."""
+
+    level: Level
+    interval: int  # seconds, as the document says; 0: only when somebody asks
+    at: float | None = None  # seconds since the epoch, when the last round ended
+    duration: float | None = None  # seconds
+    revision: int | None = None  # that the last round compared the machine with
+    next_in: float | None = None  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Every check's last result, and the worst of them."""
+
+    worst: Verdict | None
+    failing: tuple[str, ...]  # names of checks that failed or warn
+    rounds: tuple[Rounds, ...]
+    results: tuple[Result, ...]
+
+
+class NoSuchCheck(Exception):
+    """No check has this name, here and at this level."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from agent.document.types import Bool, Id, Int
+from agent.document.types import Bool, Id, Int, Text
 from agent.document.types import Section as Base
 from agent.engine.model import Artifacts, Command, Probe, Problem, pointer
 from agent.roles import EVERY_ROLE
@@ -19,6 +19,11 @@ SECTION = "monitoring"
 ROLES = EVERY_ROLE
 UNITS: frozenset[str] = frozenset()
 
+VersionText = Annotated[
+    str,
+    Text(r"^[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}$", max_length=64),
+    Field(examples=["0.1.0"]),
+]
 Percent = Annotated[Int, Field(ge=1, le=100)]
 Interval = Annotated[Int, Field(ge=0, le=86_400)]
 
@@ -88,6 +93,13 @@ class Section(Base):
         tuple[Id, ...],
         Field(max_length=64, description="Names of health checks that are not run."),
     ] = ()
+    agent_version: Annotated[
+        VersionText | None,
+        Field(
+            description="The agent's version that management expects, for the check `versions` to "
+            "fail where another runs."
+        ),
+    ] = None
 
 
 ABSENT = Section()

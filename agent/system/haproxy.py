@@ -39,6 +39,16 @@ class Server:
     check: str
 
 
+@dataclass(frozen=True, slots=True)
+class ServerRow:
+    """A row of `show servers state`: where a server is, and whether it gets connections."""
+
+    listener: str
+    server: str
+    address: str  # address:port, an IPv6 address without brackets
+    up: bool
+
+
 def ask(path: str, command: str, timeout: float = _TIMEOUT) -> str:
     """One command's answer. Raises OSError."""
     with socket.socket(socket.AF_UNIX) as peer:
@@ -114,6 +124,33 @@ def servers(path: str) -> tuple[Server, ...]:
     """`show stat` of a worker. Raises OSError."""
     rows = csv.DictReader(ask(path, "show stat").removeprefix("# ").splitlines())
     return tuple(_server(row) for row in rows)
+
+
+def frontends(path: str) -> tuple[tuple[str, str], ...]:
+    """Name and status of each frontend, OPEN where it listens. Raises OSError."""
+    rows = csv.reader(ask(path, "show stat -1 1 -1").removeprefix("# ").splitlines())
+    status = next(rows).index("status")
+    return tuple((row[0], row[status]) for row in rows if len(row) > status)
+
+
+# Columns of `show servers state` (management guide, its first version).
+_BACKEND, _NAME, _ADDRESS, _OPERATIONAL, _PORT = 1, 3, 4, 5, 18
+_STOPPED = "0"
+
+
+def states(path: str) -> tuple[ServerRow, ...]:
+    """Every server that the worker has. Raises OSError."""
+    lines = (line.split() for line in ask(path, "show servers state").splitlines())
+    return tuple(
+        ServerRow(
+            words[_BACKEND],
+            words[_NAME],
+            f"{words[_ADDRESS]}:{words[_PORT]}",
+            up=words[_OPERATIONAL] != _STOPPED,
+        )
+        for words in lines
+        if len(words) > _PORT and words[0].isdigit()
+    )
 
 
 def _server(row: dict[str, str]) -> Server:

@@ -81,6 +81,16 @@ class Units:
         except BusError as error:
             raise StepFailed("read units", str(error)) from error
 
+    def condition_met(self, name: str) -> bool:
+        """Whether the unit's conditions held when it was last to start. Raises StepFailed."""
+        try:
+            with connect(self.bus) as bus:
+                path = _listed(bus, [name])[0][6]
+                unit = DBusAddress(path, bus_name=_NAME, interface=f"{_NAME}.Unit")
+                return bool(bus.get(unit, "ConditionResult"))
+        except BusError as error:
+            raise StepFailed(f"read {name}", str(error)) from error
+
     def detail(self, name: str) -> UnitDetail:
         """How a service is doing. Raises StepFailed."""
         try:

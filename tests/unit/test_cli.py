@@ -480,3 +480,22 @@ def test_pipe_that_closes_is_no_error(tmp_path: Path) -> None:
         )
     assert done.stdout == "{\n"
     assert done.stderr == ""
+
+
+def test_check_prints_every_check_and_what_is_missing_and_fails_if_one_does(ctl: Terminal) -> None:
+    assert ctl("check") == 1
+    assert "dns    advanced  FAILED" in ctl.out
+    assert "dhcp   advanced  skipped" in ctl.out
+    assert "dns: see /dhcp_dns/dns/records/db" in ctl.out
+    assert "  - /dhcp_dns/dns/records/db (db.net1 at 10.1.1.1: nothing, not" in ctl.out
+    assert ctl("check", "basic") == 0
+    assert "dns" not in ctl.out
+    assert ctl("check", "--name", "dns", "--json") == 1
+    assert json.loads(ctl.out)[0]["verdict"] == "failed"
+    assert ctl("check", "--name", "nothing") == 1
+    assert "no-such-check" in ctl.err
+
+
+def test_status_has_a_line_of_health(ctl: Terminal) -> None:
+    assert ctl("status") == 0
+    assert "Health    FAILED: dns; sysvmctl check" in ctl.out

@@ -58,6 +58,7 @@ from agent.engine.model import Ports as PortRange
 from agent.engine.store import Revision, RevisionInfo, State
 from agent.monitor.events import Cursor, Event, Kind, Page, Severity, Stored, Unknown, stamp
 from agent.system.run import Running
+from tests.unit.api.fake_health import FakeHealth
 
 NOW = 1_800_000_000.0
 UP = 86_400.0  # by the monotonic clock
@@ -439,11 +440,18 @@ def app(
     machine: FakeMachine,
     events: FakeEvents | None = None,
     streams: Streams | None = None,
+    health: FakeHealth | None = None,
 ) -> flask.Flask:
     """The endpoint on both, with clocks that stand still."""
     events = events or FakeEvents()
     return create_app(
-        engine, machine, events, now=lambda: NOW, monotonic=lambda: UP, streams=streams
+        engine,
+        machine,
+        events,
+        now=lambda: NOW,
+        monotonic=lambda: UP,
+        streams=streams,
+        health=health or FakeHealth(),
     )
 
 

@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "LANG": "C.UTF-8",
 }
+_FAREWELL = 1.0  # seconds in which a program whose time is over may still say what it found
 LONGEST = 32 * 1024 * 1024  # bytes of output that are kept of each stream
 
 
@@ -160,7 +161,8 @@ class Running:
 
     Each round gives what has come, or None after `patience` seconds of silence. The rounds end
     when the program has, when it has said `longest` bytes, or after `timeout` seconds: then its
-    whole process group is killed, also when nobody reads at that moment.
+    whole process group is interrupted, as by Ctrl-C, and killed a second later, also when nobody
+    reads at that moment.
     """
 
     def __init__(
@@ -194,9 +196,7 @@ class Running:
             raise CommandFailed(argv, f"cannot be run: {error.strerror}") from error
         self._pidfd = os.pidfd_open(self._process.pid)
         self._lock = threading.Lock()  # the watchdog kills only what has not been reaped
-        self._watchdog = threading.Timer(timeout, self._kill, [Reason.TIME])
-        self._watchdog.daemon = True
-        self._watchdog.start()
+        self._watchdog = self._later(timeout, signal.SIGINT)
 
     @property
     def duration(self) -> float:
@@ -237,20 +237,33 @@ class Running:
         """Have it ended, and nothing left of it. May be called again."""
         self._end(Reason.CLOSED)
 
-    def _kill(self, reason: Reason) -> None:
+    def _later(self, seconds: float, number: signal.Signals) -> threading.Timer:
+        timer = threading.Timer(seconds, self._over, [number])
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _over(self, number: signal.Signals) -> None:
+        """The time is over."""
+        self._signal(number, Reason.TIME)
+        with self._lock:
+            if number is signal.SIGINT and self._duration is None:
+                self._watchdog = self._later(_FAREWELL, signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals, reason: Reason) -> None:
         with self._lock:
             if self._duration is None:
                 self.reason = self.reason or reason
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+                    os.killpg(self._process.pid, number)
 
     def _end(self, reason: Reason) -> None:
         """Kill what is left of the group, while its leader's number cannot be anybody else's."""
         if self._duration is not None:
             return
-        self._watchdog.cancel()
-        self._kill(reason)
+        self._signal(signal.SIGKILL, reason)
         with self._lock:
+            self._watchdog.cancel()
             self.returncode = self._process.wait()
             self._duration = time.monotonic() - self._began
         for stream in (self._process.stdout, self._process.stderr):

@@ -43,11 +43,18 @@ def test_says_as_it_says_and_keeps_silence() -> None:
 
 def test_time_limit_kills_the_whole_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    running = sh(f"sleep 600 & echo $! $$ > {pids}; wait", timeout=0.5)
+    running = sh(f"trap '' INT; sleep 600 & echo $! $$ > {pids}; wait", timeout=0.5)
     assert all_of(running) == (b"", b"")
     assert (running.returncode, running.reason) == (-9, Reason.TIME)
-    assert running.duration < 5
+    assert 1.5 < running.duration < 5
     assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+def test_program_whose_time_is_over_says_what_it_found() -> None:
+    running = sh("trap 'echo three of four answered; exit 1' INT; sleep 600 & wait", timeout=0.5)
+    assert all_of(running) == (b"three of four answered\n", b"")
+    assert (running.returncode, running.reason) == (1, Reason.TIME)
+    assert running.duration < 1.4
 
 
 def test_time_limit_holds_while_nobody_reads() -> None:

@@ -21,6 +21,7 @@ from appliance.lab.process import Identity
 from appliance.lab.state import Container
 from appliance.lab.topologies import (
     TOPOLOGIES,
+    Box,
     GuestVm,
     Management,
     SystemVm,
@@ -44,6 +45,7 @@ class Lab:
     guests: Mapping[str, Guest]
     internets: Mapping[str, Internet]
     managers: Mapping[str, Manager]
+    boxes: Mapping[str, Node]
 
     @classmethod
     def up(
@@ -113,7 +115,7 @@ class Lab:
     @property
     def nodes(self) -> Mapping[str, Node]:
         """Everything but the system VMs, by name."""
-        return {**self.guests, **self.internets, **self.managers}
+        return {**self.guests, **self.internets, **self.managers, **self.boxes}
 
     @property
     def keys(self) -> Keys:
@@ -143,6 +145,7 @@ class Lab:
         guests: dict[str, Guest] = {}
         internets: dict[str, Internet] = {}
         managers: dict[str, Manager] = {}
+        boxes: dict[str, Node] = {}
         address = port = None
         for node, spec in topology.nodes.items():
             folder = home / node
@@ -154,13 +157,15 @@ class Lab:
                         port = spec.control_port
                 case GuestVm():
                     guests[node] = Guest(name, node, folder, spec)
+                case Box():
+                    boxes[node] = Node(name, node, folder)
                 case World():
                     internets[node] = Internet(name, node, folder, spec)
                 case Management():
                     managers[node] = Manager(
                         name, node, folder, spec, address or "", port or 0, home / "keys"
                     )
-        return cls(name, topology, vms, guests, internets, managers)
+        return cls(name, topology, vms, guests, internets, managers, boxes)
 
     def create(self, lowers: tuple[Path, ...], fault: str | None) -> None:
         """Make and start all of it; the part of `up` that a failure undoes."""

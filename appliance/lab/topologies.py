@@ -1,7 +1,7 @@
 """The clouds that the lab can boot, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,14 @@ class Management:
     nics: tuple[Nic, ...]
 
 
-Spec = SystemVm | GuestVm | World | Management
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Somebody else's router between networks; whether it translates, a test says."""
+
+    nics: tuple[Nic, ...]
+
+
+Spec = SystemVm | GuestVm | World | Management | Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +139,38 @@ SITES = Topology(
 )
 """Two isolated networks, each behind a router of its own, on the same public network."""
 
-TOPOLOGIES: Mapping[str, Topology] = {topology.name: topology for topology in (ROUTER, SITES)}
+_BEHIND = {"vm": "inner", "vmb": "innerb"}  # instead of the public network
+
+NAT = Topology(
+    name="nat",
+    networks=("guest", "guestb", "control", "inner", "innerb", "public"),
+    nodes={
+        **{
+            name: replace(
+                spec,
+                nics=tuple(
+                    replace(nic, network=_BEHIND[name]) if nic.network == "public" else nic
+                    for nic in spec.nics
+                ),
+            )
+            if name in _BEHIND
+            else spec
+            for name, spec in SITES.nodes.items()
+        },
+        "box": Box(
+            nics=(
+                Nic("eth0", "public", "1e:00:cb:00:71:28", ("203.0.113.40/24",)),
+                Nic("eth1", "inner", "1e:00:c0:00:02:01", ("192.0.2.1/25",)),
+            )
+        ),
+        "boxb": Box(
+            nics=(
+                Nic("eth0", "public", "1e:00:cb:00:71:32", ("203.0.113.50/24",)),
+                Nic("eth1", "innerb", "1e:00:c0:00:02:81", ("192.0.2.129/25",)),
+            )
+        ),
+    },
+)
+"""The two sites, each with a box of somebody else's between it and the public network."""
+
+TOPOLOGIES: Mapping[str, Topology] = {topology.name: topology for topology in (ROUTER, SITES, NAT)}

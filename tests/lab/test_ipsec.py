@@ -1,18 +1,11 @@
 """Site-to-site IPsec between two system VMs: up, renewed, refused with its reason, gone, back.
 
-The lab's kernel has no ESP. Its charon does ESP in user space (strongSwan's kernel-libipsec, over a
-TUN device), which needs two things that the product does not have: the plug-in in charon's list,
-and rules that take `ipsec0` for what `-m policy` finds in the kernel's own ESP. Everything else,
-the chains behind those rules included, is the product's. Kernel ESP, traps and `-m policy` itself
-are tested in the image, under QEMU.
+How the lab does without ESP in its kernel: tests/lab/sites.py.
 """
 
 import copy
 import datetime as dt
-import itertools
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,148 +13,39 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa
 
-from agent.document.document import merge
 from appliance.lab import Lab
 from appliance.lab.pki import Authority
-from appliance.lab.vm import SystemVM
 from appliance.lab.wait import wait_until
 from tests.lab.conftest import Boot
 from tests.lab.helpers import Document, frames, settle, wire
-
-A, B = "203.0.113.10", "203.0.113.20"
-GUEST_A, GUEST_B = "10.1.1.10", "10.2.1.10"
-NET_A, NET_B = "10.1.1.0/24", "10.2.1.0/24"
-FAR_A, FAR_B = "10.1.50.0/24", "10.2.50.0/24"  # routed by way of a guest
-SECRET, OTHER_SECRET = "correct-horse-battery-staple", "another-horse-entirely"
-
-_USER_SPACE = """
-cat > /etc/strongswan-lab.conf <<'END'
-include /usr/lib/sysvm/strongswan.conf
-charon-systemd {
-	load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints revocation drbg \
-kernel-libipsec kernel-netlink socket-default vici
-}
-END
-mkdir -p /etc/systemd/system/strongswan.service.d
-printf '[Service]\\nEnvironment=STRONGSWAN_CONF=/etc/strongswan-lab.conf\\n' \
-> /etc/systemd/system/strongswan.service.d/zz-lab.conf
-systemctl daemon-reload
-"""
-# Where -m policy would send what the kernel's ESP had in hand.
-_RULES = """
-for way in 'i in' 'o out'; do set -- $way
-iptables -C FORWARD -$1 ipsec0 -j tunnels-$2 2>/dev/null ||
-iptables -I FORWARD 3 -$1 ipsec0 -j tunnels-$2; done
-"""
-
-
-class Site:
-    """One of the two system VMs, with its document."""
-
-    def __init__(self, vm: SystemVM, document: Document) -> None:
-        self.vm = vm
-        self.document = document
-        self._generations = itertools.count(1)
-
-    def push(self, change: Mapping[str, Any] | None = None) -> list[str]:
-        """Push the document as this merge patch makes it; the plan that was done."""
-        wanted = merge(self.document, change or {})
-        assert isinstance(wanted, dict)
-        wanted["generation"] = next(self._generations)
-        answer = self.vm.request("PUT", "/v1/document", json=wanted)
-        assert answer.status in {200, 201}, answer.text
-        self.document = wanted
-        if wanted.get("ipsec"):
-            self.vm.run(["sh", "-c", _RULES])
-        plan: list[str] = answer.json()["plan"]
-        return plan
-
-    def connection(self, name: str, change: Mapping[str, Any] | None) -> list[str]:
-        """Push a changed connection."""
-        return self.push({"ipsec": {"connections": {name: change}}})
-
-    def tunnels(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.vm.request("GET", "/v1/vpn").json()
-        return rows
-
-    def tunnel(self, child: str) -> dict[str, Any]:
-        return next(row for row in self.tunnels() if row["child"] == child)
-
-    def wait(self, child: str, state: str = "installed") -> dict[str, Any]:
-        """Wait until a tunnel is in this state."""
-
-        def there() -> dict[str, Any]:
-            row = self.tunnel(child)
-            return row if row["state"] == state else {}
-
-        return wait_until(there, 20, f"{child} of {self.vm.name} being {state}")
-
-    def drift(self) -> list[str]:
-        """Drift, less the lab's own rules."""
-        plan: list[str] = self.vm.request("GET", "/v1/drift").json()["plan"]
-        return [line for line in plan if "ipsec0" not in line]
-
-    def spis(self) -> dict[str, set[str]]:
-        """The numbers (SPI) of each tunnel's security associations."""
-        text = self.vm.run(["swanctl", "--list-sas"], check=False).text
-        found: dict[str, set[str]] = {}
-        name = ""
-        for line in text.splitlines():
-            if tunnel := re.match(r"  (\S+): #", line):
-                name = tunnel[1]
-            elif number := re.match(r"    (?:in|out) +([0-9a-f]{8})\b", line):
-                found.setdefault(name, set()).add(number[1])
-        return found
-
-    def charon(self) -> int:
-        argv = ["systemctl", "show", "-P", "MainPID", "strongswan.service"]
-        return int(self.vm.run(argv).text)
-
-
-def document(host: str, macs: tuple[str, str, str], net: str, control: str, own: str) -> Document:
-    guest, control_mac, public = macs
-    return {
-        "schema": 1,
-        "role": "router",
-        "site": {
-            "hostname": host,
-            "nics": {
-                guest: {"role": "guest", "addresses": {f"{net}.1.1/24": {}}},
-                control_mac: {"role": "control", "addresses": {control: {}}},
-                public: {
-                    "role": "public",
-                    "addresses": {f"{own}/24": {}},
-                    "gateway": "203.0.113.1",
-                },
-            },
-            "routes": {f"{net}.50.0/24": {"via": f"{net}.1.10"}},
-        },
-        "nat": {"source_address": own},
-    }
-
-
-def connection(own: str, peer: str, here: str, there: str, **more: object) -> Document:
-    return {
-        "local_address": own,
-        "peer_address": peer,
-        "psk": SECRET,
-        "local_subnets": [here],
-        "remote_subnets": [there],
-        **more,
-    }
+from tests.lab.sites import (
+    FAR_A,
+    FAR_B,
+    GUEST_A,
+    GUEST_B,
+    NET_A,
+    NET_B,
+    OTHER_SECRET,
+    RULES,
+    SECRET,
+    A,
+    B,
+    Site,
+    begin,
+    connection,
+    document,
+    prepared,
+    restored,
+)
 
 
 @pytest.fixture(scope="module")
 def sites(boot_lab: Boot) -> tuple[Site, Site]:
     """Both VMs with one connection each; B waits for A."""
     lab = boot_lab("sites")
-    vms = lab.vms["vm"], lab.vms["vmb"]
-    for vm in vms:
-        vm.wait_ready()
-        vm.run(["sh", "-c", _USER_SPACE])
-    macs = [tuple(nic.mac for nic in vm.spec.nics) for vm in vms]
-    a = Site(vms[0], document("r-1-vm", macs[0], "10.1", "169.254.10.2/16", A))  # type: ignore[arg-type] # three NICs
-    b = Site(vms[1], document("r-2-vm", macs[1], "10.2", "169.254.10.3/16", B))  # type: ignore[arg-type] # three NICs
+    vms = prepared(lab.vms["vm"]), prepared(lab.vms["vmb"])
+    a = Site(vms[0], document(vms[0], "10.1", A))
+    b = Site(vms[1], document(vms[1], "10.2", B))
     settle(lab.guests["vm1"], GUEST_A)
     settle(lab.guests["vm3"], GUEST_B, "10.2.1.1")
     b.connection("head", connection(B, A, NET_B, NET_A, start="passive"))
@@ -174,26 +58,8 @@ def lab(sites: tuple[Site, Site]) -> Lab:
     return Lab.find(sites[0].vm.lab)
 
 
-@contextmanager
-def restored(*several: Site) -> Iterator[None]:
-    """Both documents again as they were."""
-    before = [copy.deepcopy(one.document) for one in several]
-    try:
-        yield
-    finally:
-        for one, wanted in zip(several, before, strict=True):
-            one.document = wanted
-            one.push()
-
-
 def reached(lab: Lab) -> bool:
     return lab.guests["vm1"].pings(GUEST_B)
-
-
-def begin(site: Site, child: str) -> None:
-    """Begin a tunnel: user-space ESP does not know the trap that the next packet would spring."""
-    argv = ["swanctl", "--initiate", "--child", child, "--timeout", "5"]
-    site.vm.run(argv, check=False)
 
 
 def test_tunnel_carries_traffic_untranslated(lab: Lab, sites: tuple[Site, Site]) -> None:
@@ -407,7 +273,7 @@ def test_unloaded_connection_is_drift_and_mended(sites: tuple[Site, Site]) -> No
     assert a.tunnel("branch")["state"] == "not loaded"
     answer = a.vm.request("PUT", "/v1/document", json=a.document)
     assert answer.json()["result"] in {"unchanged", "committed"}, answer.text
-    a.vm.run(["sh", "-c", _RULES])
+    a.vm.run(["sh", "-c", RULES])
     assert a.drift() == []
     a.wait("branch")
 
@@ -527,7 +393,7 @@ def test_connection_that_charon_refuses_is_rolled_back(sites: tuple[Site, Site])
     assert answer.status >= 400, answer.text
     assert [one["path"] for one in answer.json()["problems"]] == ["/ipsec/connections/bad"]
     assert "PRIVATE KEY" not in answer.text
-    a.vm.run(["sh", "-c", _RULES])
+    a.vm.run(["sh", "-c", RULES])
     assert a.spis() == spis
     assert a.drift() == []
     a.push()
@@ -565,7 +431,7 @@ def test_reboot_brings_tunnels_back_without_management(lab: Lab, sites: tuple[Si
     a.vm.reboot()
     a.vm.wait_ready()
     a.wait("branch")
-    a.vm.run(["sh", "-c", _RULES])
+    a.vm.run(["sh", "-c", RULES])
     wait_until(lambda: reached(lab), 10, "B's guest")
     assert a.drift() == []
 

@@ -42,7 +42,7 @@ def after(standing: Standing, verdict: Verdict) -> tuple[Standing, bool]:
 def event(result: Result) -> Event:
     """The event that tells a change to this result."""
     well = result.verdict.well
-    if result.name in RESOURCES and result.threshold is not None:
+    if result.name in RESOURCES:
         data: dict[str, Value] = {
             "value": result.value, "threshold": result.threshold, "unit": result.unit,
         }  # fmt: skip

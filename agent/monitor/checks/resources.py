@@ -119,4 +119,4 @@ CHECKS = (
     Check("connections", Level.BASIC, connections, bare=True),
 )
 # Those whose failure is a resource that is short.
-RESOURCES = frozenset({"cpu", "memory", "disk", "inodes", "connections", "clock", "certificates"})
+RESOURCES = frozenset({"cpu", "memory", "disk", "inodes", "connections"})

@@ -41,6 +41,8 @@ from agent.system.run import CommandFailed
 if TYPE_CHECKING:
     from flask import Response
 
+    from agent.monitor.outbox import Outbox
+
 log = logging.getLogger("sysvm")
 
 LOCK_WAIT = 5.0  # seconds that a change waits for the one before it
@@ -209,6 +211,7 @@ def _serve() -> int:
             target=_watch, args=(engine, paths, outbox, stop), name="watch", daemon=True
         )
         watcher.start()
+        _tell(engine, paths, outbox, stop)
         hearer = threading.Thread(target=host.listener.run, args=(stop,), name="vpn", daemon=True)
         hearer.start()
         places = Places()
@@ -233,6 +236,17 @@ def _serve() -> int:
                 engine.save_counters()
             outbox.close()
     return 0
+
+
+def _tell(engine: Engine, paths: Paths, outbox: "Outbox", stop: threading.Event) -> None:
+    """Send events, and the heartbeat, to whom the running document names."""
+    from agent.monitor.beats import Beats
+    from agent.monitor.push import Push, Settings
+
+    sender = Push(outbox, Settings(paths.current), boot_id())
+    beats = Beats(Settings(paths.current), boot_id(), lookout.Conditions(engine).now)
+    for name, run in (("push", sender.run), ("heartbeat", beats.run)):
+        threading.Thread(target=run, args=(stop,), name=name, daemon=True).start()
 
 
 def _trim_when_sent(response: "Response") -> "Response":

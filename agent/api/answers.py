@@ -21,7 +21,8 @@ from agent.engine.model import (
 )
 from agent.engine.plan import describe
 from agent.engine.store import RevisionInfo, State
-from agent.monitor.events import Page, Stored
+from agent.monitor.events import Page
+from agent.monitor.rows import EventRow, event_row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +113,6 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventRow:
-    """An event; its number is within the stream that comes with it."""
-
-    seq: int
-    boot: str  # the boot that it happened in; `monotonic` counts from its beginning
-    time: str
-    monotonic: float  # seconds
-    kind: str
-    severity: str
-    subject: str
-    message: str
-    data: Mapping[str, str | int | float | bool | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
     """Events in order, and where to go on: `after=NEXT&stream=STREAM`."""
 
@@ -144,21 +130,6 @@ class Acknowledged:
 
     stream: str
     seq: int
-
-
-def event_row(event: Stored) -> EventRow:
-    moment = datetime.fromtimestamp(event.at, UTC)
-    return EventRow(
-        seq=event.seq,
-        boot=event.boot,
-        time=moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
-        monotonic=round(event.monotonic, 3),
-        kind=event.kind,
-        severity=str(event.severity),
-        subject=event.subject,
-        message=event.message,
-        data=event.data,
-    )
 
 
 def events(page: Page) -> Events:

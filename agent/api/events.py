@@ -16,6 +16,7 @@ from agent.api.shape import to_json
 from agent.api.streams import SERVER_SENT_EVENTS, Stream, Streams
 from agent.document import json as strict_json
 from agent.monitor.events import Cursor, Kept, Page, Severity, Unknown
+from agent.monitor.rows import EventRow, event_row
 
 PURPOSE = "events"
 JSON = "application/json"
@@ -75,7 +76,7 @@ def stream(
         while True:
             if seen.events:
                 said = time.monotonic()
-                rows = map(answers.event_row, seen.events)
+                rows = map(event_row, seen.events)
                 yield b"".join(_sent(seen.stream, row) for row in rows)
                 seen = replace(seen, events=())
             elif time.monotonic() - said >= SILENCE:
@@ -124,7 +125,7 @@ def _severity(query: Mapping[str, str]) -> Severity:
     return Severity(query.get("severity", Severity.INFO))
 
 
-def _sent(name: str, row: answers.EventRow) -> bytes:
+def _sent(name: str, row: EventRow) -> bytes:
     """One event of a stream (HTML standard, 9.2.6)."""
     content = _json(row).decode().rstrip("\n")
     return f"id: {name}:{row.seq}\nevent: {row.kind}\ndata: {content}\n\n".encode()

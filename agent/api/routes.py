@@ -11,7 +11,6 @@ from agent.api.answers import (
     Blob,
     Changed,
     Drift,
-    EventRow,
     Events,
     LegacyRules,
     Log,
@@ -37,6 +36,7 @@ from agent.api.streams import SERVER_SENT_EVENTS
 from agent.diagnostics.requests import DEFAULT_SECONDS, LONGEST_SECONDS, TOOLS
 from agent.monitor.events import Severity
 from agent.monitor.health import Level, Report, Result
+from agent.monitor.rows import EventRow
 
 LONGEST_DOCUMENT = 16 * 1024 * 1024  # bytes
 LONGEST_BLOB = 4 * 1024 * 1024  # bytes

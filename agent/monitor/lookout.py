@@ -4,9 +4,14 @@ Each look compares with what was found before, so that an event is a change.
 """
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
+from agent.document.heartbeat import Condition, Health
+from agent.engine.errors import EngineError
 from agent.engine.host import HostFull
+from agent.engine.store import Revision, State
 from agent.monitor.events import Event, Kind, Recorder
 from agent.system import files
 from agent.system.paths import Paths
@@ -76,6 +81,37 @@ def _told(reason: str, free: int) -> Event:
         message=f"the state partition takes nothing: {reason}",
         data={"reason": reason, "free": free},
     )
+
+
+class Runs(Protocol):
+    """What the engine tells of what runs."""
+
+    def state(self) -> State:
+        """Which revision runs. Raises EngineError."""
+
+    def current(self) -> Revision:
+        """The one that runs. Raises EngineError."""
+
+
+class Conditions:
+    """How the VM is, for the heartbeat: by its state, and by whoever else watches something."""
+
+    def __init__(self, engine: Runs, *watches: Callable[[], Health]) -> None:
+        self._engine = engine
+        self._watches = watches
+        self._known: tuple[int | None, int | None] = (None, None)  # revision, and its generation
+
+    def now(self) -> Condition:
+        try:
+            state = self._engine.state()
+            if state.current != self._known[0]:
+                self._known = state.current, self._engine.current().info.generation
+            own = Health.FAILED if state.degraded else Health.OK
+        except EngineError:
+            own = Health.UNKNOWN
+        worst = max((own, *(watch() for watch in self._watches)), key=lambda found: found.rank)
+        revision, generation = self._known
+        return Condition(generation, revision, worst)
 
 
 class DriftWatch:

@@ -192,6 +192,11 @@ class Outbox:
                 return Cursor(self._ledger.before(count, least), stream)
         return Cursor(0, stream)
 
+    def acknowledged(self) -> Cursor:
+        """Up to which place all have arrived."""
+        with self._lock:
+            return Cursor(self._acknowledged, self._stream)
+
     def acknowledge(self, cursor: Cursor) -> int:
         """All up to this place have arrived; returns the greatest number for which that is so.
 

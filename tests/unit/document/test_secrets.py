@@ -15,6 +15,8 @@ from tests.unit.engine.documents import ROUTER, router, with_forward, with_servi
 # What a field that holds a secret is called, and nothing else is.
 NAMES = {"key", "password", "passphrase", "private_key", "psk", "secret", "token"}
 MARKED = {
+    "Heartbeat.key",
+    "Push.key",
     "Certificates.key",
     "Control.key",
     "GuestPassword.password",

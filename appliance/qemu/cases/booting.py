@@ -4,9 +4,10 @@ import dataclasses
 import json
 from typing import Any
 
+from agent.document.boot_source import Source
 from appliance.qemu import channels as channel
 from appliance.qemu.bench import READY, Bench
-from appliance.qemu.cases.check import Check, Checks, check
+from appliance.qemu.cases.check import Checks, check, same
 from appliance.qemu.cases.sides import CONTROL, SSH
 from appliance.qemu.channels import FIRMWARE, GUEST_AGENT, PORT
 
@@ -47,25 +48,27 @@ def channels(bench: Bench) -> Checks:
     firmware.write_bytes(configuration)
     bench.boot(bench.spec(told=False, firmware_files={FIRMWARE: firmware}))
     bench.cloud.wait_ready(READY)
-    yield _source(bench, "QEMU's firmware files")
+    yield from _source(bench, "QEMU's firmware files", Source.CREDENTIAL)
     drive = channel.drive(labelled, configuration)
     bench.boot(bench.spec(told=False, drives=(drive,)))
     bench.cloud.wait_ready(READY)
-    yield _source(bench, "a labelled drive")
+    yield from _source(bench, "a labelled drive", Source.DRIVE)
     vm = bench.boot(bench.spec(told=False, channels=(PORT,)))
     broken = channel.send(vm.channel(PORT), b'{"schema": 1}', READY)
     yield check("a virtio-serial port: a broken one is refused", broken["problems"], broken)
     answer = channel.send(vm.channel(PORT), configuration, READY)
     yield check("a virtio-serial port: accepted", answer["result"] == "accepted", answer)
     bench.cloud.wait_ready(READY)
-    yield _source(bench, "a virtio-serial port")
+    yield from _source(bench, "a virtio-serial port", Source.VIRTIO_SERIAL)
     vm = bench.boot(bench.spec(told=False, channels=(GUEST_AGENT,)))
     channel.write_by_agent(vm.channel(GUEST_AGENT), configuration, READY)
     bench.cloud.wait_ready(READY)
-    yield _source(bench, "qemu-guest-agent")
+    yield from _source(bench, "qemu-guest-agent", Source.GUEST_AGENT)
     bench.discard()
 
 
-def _source(bench: Bench, words: str) -> Check:
+def _source(bench: Bench, words: str, source: Source) -> Checks:
     status = bench.cloud.request("GET", "/v1/status")
-    return check(f"{words}: management is answered", status.status == 200, status.text)
+    yield check(f"{words}: management is answered", status.status == 200, status.text)
+    told: dict[str, Any] = json.loads(bench.started().read("/run/sysvm/boot-status.json"))
+    yield same(f"{words}: it knows where that came from", source.value, told["source"])

@@ -1,6 +1,7 @@
 """The template's Debian packages: a trixie root file system made by mmdebstrap."""
 
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -94,6 +95,7 @@ def build(root: Path, recipe: Recipe | None = None) -> None:
         run(["chroot", str(root), *stale], timeout=60)
     for stamp in ("etc/.updated", "var/.updated"):
         (root / stamp).touch()
+    strip_privileges(root)
     for leftover in _LEFTOVERS:
         for path in sorted(root.glob(leftover)):
             if path.is_file():
@@ -102,6 +104,18 @@ def build(root: Path, recipe: Recipe | None = None) -> None:
     (root / DPKG_DATABASE).parent.mkdir(parents=True, exist_ok=True)
     (root / "var/lib/dpkg").rename(root / DPKG_DATABASE)
     (root / "var/lib/dpkg").symlink_to(f"../../{DPKG_DATABASE}")
+
+
+def strip_privileges(root: Path) -> None:
+    """Take the setuid and setgid bits from every file below `root`.
+
+    Whoever has a shell in the VM is root; daemons, which are not, have nothing to gain by any of
+    them. D-Bus's helper starts services for the bus, and here systemd does.
+    """
+    for path in root.rglob("*"):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+            path.chmod(stat.S_IMODE(mode) & 0o1777)
 
 
 def preset(root: Path, units: tuple[str, ...]) -> None:

@@ -2,11 +2,12 @@
 
 import json
 import re
+import stat
 from pathlib import Path
 
 import pytest
 
-from appliance.image import rootfs
+from appliance.image import listing, rootfs
 from appliance.lab import Lab
 from tests.lab.helpers import Router, example
 
@@ -85,6 +86,28 @@ def test_template_has_no_key_and_no_identifier(template: tuple[Path, ...]) -> No
         ]
     assert keys == []
     assert identities == []
+
+
+def test_template_has_no_file_that_raises_who_runs_it(template: tuple[Path, ...]) -> None:
+    """Setuid, setgid. Of capabilities, only the one for which a daemon needs no root."""
+    raised, capable = [], []
+    for root in template:
+        for path in root.rglob("*"):
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                raised += [path] if mode & (stat.S_ISUID | stat.S_ISGID) else []
+                capable += [path.name] if listing.capability(path) else []
+    assert raised == []
+    assert capable == ["arping"]
+
+
+def test_dbus_needs_no_helper(template: tuple[Path, ...]) -> None:
+    """Its own, which is setuid elsewhere, would start services that systemd does not."""
+    services = [p for root in template for p in root.glob("usr/share/dbus-1/system-services/*")]
+    assert services
+    texts = {path.name: path.read_text() for path in services}
+    started = {name for name, text in texts.items() if "\nSystemdService=" not in text}
+    assert {name for name in started if "\nExec=/bin/false\n" not in texts[name]} == set()
 
 
 # -- sandboxes ---------------------------------------------------------------------------------

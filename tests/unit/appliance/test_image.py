@@ -74,3 +74,23 @@ def test_the_preset_enables_what_it_names_and_nothing_else(tmp_path: Path) -> No
 def test_a_downloaded_file_names_its_pin(tmp_path: Path, file: str, pin: str) -> None:
     (tmp_path / file).write_bytes(b"")
     assert wheels.pin(tmp_path / file).partition(" ")[0] == pin
+
+
+def test_no_file_raises_who_runs_it_and_everything_else_stays(tmp_path: Path) -> None:
+    wanted = {"su": 0o755, "helper": 0o754, "chage": 0o755, "cat": 0o755, "secret": 0o600}
+    had = {**wanted, "su": 0o4755, "helper": 0o4754, "chage": 0o2755}
+    folder = tmp_path / "usr/bin"
+    folder.mkdir(parents=True)
+    for name, mode in had.items():
+        (folder / name).write_text(name)
+        (folder / name).chmod(mode)
+    (folder / "sudo").symlink_to("su")
+    shared = tmp_path / "var/mail"
+    shared.mkdir(parents=True)
+    shared.chmod(0o2775)  # of a folder, it says whose group new files have
+    base.strip_privileges(tmp_path)
+    assert {path.name: path.stat().st_mode & 0o7777 for path in folder.iterdir()} == {
+        **wanted,
+        "sudo": 0o755,
+    }
+    assert shared.stat().st_mode & 0o7777 == 0o2775

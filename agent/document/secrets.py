@@ -9,7 +9,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any
 
@@ -100,8 +100,17 @@ def _shape(of: Any) -> _Shape:
         return _Shape(each=_either(_shape(part) for part in parts if part is not ...))
     if is_dataclass(of):
         types_of: dict[str, Any] = {member.name: member.type for member in fields(of)}
-        return _Shape(members={name: _shape(member) for name, member in types_of.items()})
+        spelt = _spelling(of)
+        return _Shape(members={spelt(name): _shape(member) for name, member in types_of.items()})
     return _Shape()
+
+
+def _spelling(of: Any) -> Callable[[str], str]:
+    """How a section's fields are called in JSON."""
+    spelt: Callable[[str], str] | None = getattr(of, "__pydantic_config__", {}).get(
+        "alias_generator"
+    )
+    return spelt or str
 
 
 def _either(shapes: Iterable[_Shape]) -> _Shape:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from agent.document.document import InvalidDocument, canonical, parse, schema
 from agent.document.secrets import canonical_redacted, redacted
 from agent.document.types import REDACTED
 from tests.unit.engine.documents import ROUTER, router, with_forward, with_services, with_tunnels
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.json"))
 
 # What a field that holds a secret is called, and nothing else is.
 NAMES = {"key", "password", "passphrase", "private_key", "psk", "secret", "token"}
@@ -107,6 +110,14 @@ def test_no_secret_is_in_what_is_shown_and_everything_else_is() -> None:
     expected["ipsec"]["connections"]["two"]["certificates"]["key"] = REDACTED
     expected["passwords"]["guests"]["10.1.1.10"]["password"] = REDACTED
     assert shown == expected
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_fields_with_hyphens_are_shown_as_well(path: Path) -> None:
+    document = json.loads(path.read_text())
+    shown = redacted(document)
+    for guest, data in document.get("user_data", {}).get("guests", {}).items():
+        assert shown["user_data"]["guests"][guest] == data
 
 
 def test_the_document_itself_stays_whole() -> None:

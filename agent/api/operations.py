@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent import __version__
-from agent.api import answers, events, metrics, openapi, problems, routes, show, status
+from agent.api import answers, bundle, events, metrics, openapi, problems, routes, show, status
 from agent.api import health as health_of
 from agent.api.answers import Blob, Changed, Drift, LegacyRules, Log, Planned, timestamp
 from agent.api.diagnostics import Diagnostics
@@ -35,6 +35,8 @@ ETAG = re.compile(r'\s*((?:W/)?)"([^"]*)"\s*(?:,|$)')
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # Units of the agent itself: their logs can be read, but nobody restarts them from here.
 OWN_UNIT = re.compile(r"sysvm-[a-z]+\.(?:service|timer)")
+# Whose journal is in a bundle, besides the services'.
+OWN_UNITS = ("sysvm-restore", "sysvm-firewall", "sysvm-agent", "sysvm-boot", "dbus", "chrony")
 WORST_LOG = 10_000  # lines
 
 
@@ -365,6 +367,29 @@ class Operations:
         live = call.query.get("live", "0") in {"1", "true"}
         tool = call.path["tool"]
         return Response(self._diagnostics.run(tool, call.body, call.client, live=live))
+
+    def get_bundle(self, call: Call) -> Response:
+        made = bundle.Bundle(
+            self._engine,
+            self._machine,
+            self._ask,
+            paths=routes.IN_BUNDLE,
+            units=(*owned_units(), *OWN_UNITS),
+            now=self._now(),
+        )
+        stream = bundle.stream(made, self._streams, call.client)
+        disposition = f'attachment; filename="{made.name}.tar.gz"'
+        return Response(stream, headers={"Content-Disposition": disposition})
+
+    def _ask(self, path: str) -> tuple[int, object]:
+        """What this endpoint itself answers at a path that has no parameters."""
+        route = next(r for r in routes.ROUTES if r.method == "GET" and r.path == path)
+        call = Call(route=route, path={}, query={}, headers={}, body=b"")
+        try:
+            response = self.answer(call)
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw is raised again
+            return bundle.answered(error)
+        return response.status, response.content
 
     # -- descriptions -----------------------------------------------------------------------
 

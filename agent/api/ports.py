@@ -8,7 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from agent.engine.model import Count, CounterKey, Desired, IPInterface, Observed, Outcome, Plan
+from agent.engine.model import (
+    Command,
+    Count,
+    CounterKey,
+    Desired,
+    IPInterface,
+    Observed,
+    Outcome,
+    Plan,
+)
 from agent.engine.store import Revision, RevisionInfo, State
 from agent.monitor.gauges import Gauges
 from agent.monitor.health import Level, Report, Result, Verdict
@@ -53,6 +62,9 @@ class Engine(Protocol):
 
     def counters(self) -> Mapping[CounterKey, Count]:
         """What each rule has counted since it first was."""
+
+    def inspections(self) -> Mapping[str, tuple[Command, ...]]:
+        """What a bundle takes of each service that runs. Raises NothingApplied."""
 
     def observed(self) -> Observed:
         """What is on the machine and ours."""
@@ -262,6 +274,12 @@ class Machine(Protocol):
 
     def start(self, argv: tuple[str, ...], seconds: float, longest: int) -> Tool:
         """Start a diagnostic tool, with no more rights than it needs."""
+
+    def inspect(self, argv: tuple[str, ...], seconds: float, longest: int) -> Tool:
+        """Start a command that a bundle takes, with the agent's own rights."""
+
+    def secrets(self) -> Iterator[str]:
+        """Secret values that are on the machine and in no document."""
 
     def put_blob(self, sha256: str, content: bytes) -> bool:
         """Keep a blob, durably; was it new? Raises HostFull."""

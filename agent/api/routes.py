@@ -33,6 +33,7 @@ from agent.api.show import (
 )
 from agent.api.status import Status
 from agent.api.streams import SERVER_SENT_EVENTS
+from agent.diagnostics.bundle import MEDIA_TYPE as BUNDLE
 from agent.diagnostics.requests import DEFAULT_SECONDS, LONGEST_SECONDS, TOOLS
 from agent.monitor.events import Severity
 from agent.monitor.health import Level, Report, Result
@@ -475,6 +476,14 @@ ROUTES: tuple[Route, ...] = (
         query=(LINES,),
     ),
     Route(
+        method="GET",
+        path="/v1/diagnostics/bundle",
+        operation="get_bundle",
+        summary="All that there is to say of this VM, without secrets: a tar.gz, as it is made.",
+        replies=(Reply(200, "The archive.", bytes, BUNDLE),),
+        kinds=(p.TOO_MANY_STREAMS,),
+    ),
+    Route(
         method="POST",
         path="/v1/diagnostics/{tool}",
         operation="run_diagnostic",
@@ -523,4 +532,16 @@ ROUTES: tuple[Route, ...] = (
     _rows("load-balancer", BalancerRow, "Listeners and their servers.", p.MACHINE_FAILED),
     _rows("dhcp", DhcpRow, "Hosts and leases.", p.NOTHING_APPLIED, p.MACHINE_FAILED),
     _rows("dns", DnsRow, "Names and upstream servers.", p.NOTHING_APPLIED),
+)
+
+# What a bundle has of the endpoint's answers: all that need no parameter, come to an end, and are
+# not the same everywhere.
+_EVERYWHERE = frozenset({"/v1/schema", "/v1/openapi.json", "/v1/problems"})
+IN_BUNDLE = tuple(
+    route.path
+    for route in ROUTES
+    if route.method == "GET"
+    and "{" not in route.path
+    and route.path not in _EVERYWHERE
+    and route.replies[0].media_type not in {BUNDLE, SERVER_SENT_EVENTS}
 )

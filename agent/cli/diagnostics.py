@@ -1,10 +1,12 @@
 """Diagnostics: try something from this VM, and watch what comes of it."""
 
 import argparse
+import http.client
 import json
+import os
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from agent.cli.commands import Commands
 from agent.cli.text import plain
@@ -47,6 +49,47 @@ def print_end(end: Mapping[str, Any]) -> None:
     """How it ended, where that is not seen."""
     if end["reason"] != "exited":
         print(f"sysvmctl: ended: {end['reason']}", file=sys.stderr)
+
+
+def fetch_bundle(client: Client, options: argparse.Namespace) -> Any:
+    """Everything there is to say of this VM, in a file that only its owner can read."""
+    with client.stream("GET", "/v1/diagnostics/bundle") as response:
+        name = options.output or _file_name(response.headers.get("Content-Disposition", ""))
+        answer = {"file": name, "bytes": _save(response, name)}
+    return answer, print_saved
+
+
+def _file_name(disposition: str) -> str:
+    """The name that the VM gives it, below the folder where we are."""
+    name = disposition.rpartition("filename=")[2].strip('"').rpartition("/")[2]
+    return name or "sysvm-bundle.tar.gz"
+
+
+def _save(response: http.client.HTTPResponse, name: str) -> int:
+    """Write an answer to a file, `-` for standard output; how many bytes it had."""
+    if name == "-":
+        return _copy(response, sys.stdout.buffer)
+    try:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        hint = "name a file that can be written by -o, or - for output"
+        raise Unusable(error.strerror or str(error), name, hint) from error
+    with os.fdopen(descriptor, "wb") as file:
+        return _copy(response, file)
+
+
+def _copy(response: http.client.HTTPResponse, file: BinaryIO) -> int:
+    size = 0
+    while part := response.read1(65536):
+        file.write(part)
+        file.flush()
+        size += len(part)
+    return size
+
+
+def print_saved(answer: Mapping[str, Any]) -> None:
+    if answer["file"] != "-":
+        print(f"{plain(answer['file'])}: {answer['bytes']} bytes")
 
 
 def _seconds(text: str) -> int:
@@ -94,3 +137,11 @@ def add_to(commands: Commands) -> None:
         parser.add_argument(
             "--seconds", type=_seconds, metavar="S", help="end it after S seconds; default 60"
         )
+    parser = diag.add(
+        "bundle",
+        fetch_bundle,
+        "all that there is to say of this VM, without secrets, as a tar.gz",
+        "diag bundle",
+        "diag bundle -o /tmp/ticket-4711.tar.gz",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="- for standard output")

@@ -83,6 +83,16 @@ class Composer:
             problems += self._services[name].lint(section, context)
         return tuple(problems)
 
+    def inspections(
+        self, document: Document, links: Sequence[Link], boot: BootConfig | None
+    ) -> Mapping[str, tuple[Command, ...]]:
+        """What a diagnostics bundle takes of each service."""
+        context = baseline.context(document, links, boot)
+        return {
+            name: tuple(self._services[name].inspect(section, context))
+            for name, section in document.sections.items()
+        }
+
     def _part(self, name: str, document: Document, context: Context, *, render: bool) -> _Part:
         text = document.texts.get(name)
         known = self._parts.get(name)

@@ -14,6 +14,7 @@ from agent.engine.errors import EngineError
 from agent.engine.host import CheckFailed, Host, Scope
 from agent.engine.model import (
     AddressSet,
+    Command,
     Desired,
     Family,
     Observed,
@@ -57,6 +58,10 @@ class Targets:
     def lint(self, document: Document) -> tuple[Problem, ...]:
         """What else is wrong with a document that is known to be invalid."""
         return self._composer.lint(document, self._host.links(), self._boot)
+
+    def inspections(self, document: Document) -> Mapping[str, tuple[Command, ...]]:
+        """What a diagnostics bundle takes of each of the document's services."""
+        return self._composer.inspections(document, self._host.links(), self._boot)
 
     def prepare(self, revision: Revision, phase: str) -> Target:
         """Stage, check and rehearse: nothing that runs is touched.

@@ -28,6 +28,7 @@ from agent.engine.errors import (
 )
 from agent.engine.host import CheckFailed, Clock, Host, HostFull, StepFailed
 from agent.engine.model import (
+    Command,
     Committed,
     Count,
     CounterKey,
@@ -126,6 +127,10 @@ class Engine:
     def drift(self) -> Plan:
         """What it would take for the machine to be again what was asked; empty if it is."""
         return self._targets.difference(self._current())
+
+    def inspections(self) -> Mapping[str, tuple[Command, ...]]:
+        """What a diagnostics bundle takes of each service that runs. Raises NothingApplied."""
+        return self._targets.inspections(self.current().document)
 
     def counters(self) -> Mapping[CounterKey, Count]:
         """What every rule has counted since it first was."""

@@ -1,6 +1,8 @@
 """The machine outside the engine's transactions: what the endpoint shows, and restarts."""
 
+import contextlib
 import io
+import json
 import os
 import socket
 import time
@@ -24,13 +26,14 @@ from agent.api.ports import (
     UnitReport,
     Vpn,
 )
+from agent.diagnostics.scrub import private_keys_of
 from agent.engine.host import StepFailed
 from agent.engine.model import IPInterface, UnitState
 from agent.services import dhcp_dns, load_balancer
 from agent.system import dnsmasq, files, haproxy, legacy, tools, vici
 from agent.system.blobs import BlobMissing, BlobRefused, Blobs
 from agent.system.paths import Paths
-from agent.system.run import CommandFailed, run
+from agent.system.run import CommandFailed, Running, run
 from agent.system.units import Units
 
 _JOURNAL_TIMEOUT = 20.0  # seconds
@@ -163,6 +166,17 @@ class LinuxMachine:
 
     def start(self, argv: tuple[str, ...], seconds: float, longest: int) -> tools.Tool:
         return tools.begin(argv, seconds, longest)
+
+    def inspect(self, argv: tuple[str, ...], seconds: float, longest: int) -> Running:
+        try:
+            return Running(argv, timeout=seconds, longest=longest)
+        except CommandFailed as error:
+            raise MachineFailed(argv[0], error.reason) from error
+
+    def secrets(self) -> Iterator[str]:
+        for folder in (self.paths.run, self.paths.state):
+            with contextlib.suppress(OSError, ValueError):
+                yield from private_keys_of(json.loads((folder / "boot.json").read_bytes()))
 
     def put_blob(self, sha256: str, content: bytes) -> bool:
         try:

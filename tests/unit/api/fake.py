@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -32,6 +32,7 @@ from agent.engine.model import (
     ACCEPT,
     AddAddress,
     Address,
+    Command,
     Committed,
     Count,
     CounterKey,
@@ -235,6 +236,10 @@ class FakeEngine:
     def counters(self) -> Mapping[CounterKey, Count]:
         return COUNTS
 
+    def inspections(self) -> Mapping[str, tuple[Command, ...]]:
+        self.current()
+        return {"nat": (Command(("conntrack", "-L")),)}
+
     def observed(self) -> Observed:
         self.current()
         return OBSERVED
@@ -318,6 +323,10 @@ class FakeMachine:
         self.tunnels = Vpn(frozenset(), (), {}, (), {})
         # Instead of a tool, this is run; every one of them is kept.
         self.script = ["sh", "-c", "echo out; echo err >&2; exit 1"]
+        # Instead of each command of a bundle, this is run.
+        self.says = ["echo", "all is well"]
+        self.inspected: list[tuple[str, ...]] = []
+        self.others: tuple[str, ...] = ()
         self.tried: list[tuple[tuple[str, ...], float]] = []
         self.running: list[Running] = []
         self.lines: tuple[str, ...] = ("2026-11-22T10:00:00+0000 vm1 haproxy[7]: ready",)
@@ -359,6 +368,13 @@ class FakeMachine:
     def remove_legacy_rules(self) -> tuple[LegacyRule, ...]:
         removed, self.legacy = self.legacy, ()
         return removed
+
+    def inspect(self, argv: tuple[str, ...], seconds: float, longest: int) -> Running:
+        self.inspected.append(argv)
+        return Running(self.says, timeout=seconds, longest=longest)
+
+    def secrets(self) -> Iterator[str]:
+        yield from self.others
 
     def nics(self) -> Mapping[str, tuple[IPInterface, ...]]:
         return {"eth2": (IPv4Interface("10.1.1.1/24"),)}

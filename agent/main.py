@@ -211,7 +211,6 @@ def _serve() -> int:
             target=_watch, args=(engine, paths, outbox, stop), name="watch", daemon=True
         )
         watcher.start()
-        _tell(engine, paths, outbox, stop)
         hearer = threading.Thread(target=host.listener.run, args=(stop,), name="vpn", daemon=True)
         hearer.start()
         places = Places()
@@ -222,6 +221,8 @@ def _serve() -> int:
         health = Health(engine, figures, outbox, folder=paths.run / "health", relax=memory.trim)
         threading.Thread(target=health.serve, args=(stop,), name="health", daemon=True).start()
         woken.append(health.wake)
+        conditions = lookout.Conditions(engine, lambda: lookout.found(health.worst()))
+        _tell(paths, outbox, conditions, stop)
         signal.signal(signal.SIGTERM, _terminate)
         try:
             streams = Streams()
@@ -238,13 +239,15 @@ def _serve() -> int:
     return 0
 
 
-def _tell(engine: Engine, paths: Paths, outbox: "Outbox", stop: threading.Event) -> None:
+def _tell(
+    paths: Paths, outbox: "Outbox", conditions: lookout.Conditions, stop: threading.Event
+) -> None:
     """Send events, and the heartbeat, to whom the running document names."""
     from agent.monitor.beats import Beats
     from agent.monitor.push import Push, Settings
 
     sender = Push(outbox, Settings(paths.current), boot_id())
-    beats = Beats(Settings(paths.current), boot_id(), lookout.Conditions(engine).now)
+    beats = Beats(Settings(paths.current), boot_id(), conditions.now)
     for name, run in (("push", sender.run), ("heartbeat", beats.run)):
         threading.Thread(target=run, args=(stop,), name=name, daemon=True).start()
 

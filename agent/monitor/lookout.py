@@ -4,7 +4,7 @@ Each look compares with what was found before, so that an event is a change.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from agent.engine.errors import EngineError
 from agent.engine.host import HostFull
 from agent.engine.store import Revision, State
 from agent.monitor.events import Event, Kind, Recorder
+from agent.monitor.health import Verdict
 from agent.system import files
 from agent.system.paths import Paths
 
@@ -112,6 +113,20 @@ class Conditions:
         worst = max((own, *(watch() for watch in self._watches)), key=lambda found: found.rank)
         revision, generation = self._known
         return Condition(generation, revision, worst)
+
+
+def found(worst: Verdict | None) -> Health:
+    """What the health checks' worst verdict is to the heartbeat."""
+    return Health.UNKNOWN if worst is None else _VERDICTS[worst]
+
+
+_VERDICTS: Mapping[Verdict, Health] = {
+    Verdict.PASSED: Health.OK,
+    Verdict.SKIPPED: Health.OK,
+    Verdict.UNKNOWN: Health.UNKNOWN,
+    Verdict.WARNING: Health.WARNING,
+    Verdict.FAILED: Health.FAILED,
+}
 
 
 class DriftWatch:

@@ -1,0 +1,344 @@
+"""Events out of a real VM: polled, streamed and pushed over mutual TLS, through every fault."""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.document.heartbeat import Beat, encode
+from appliance.lab import Lab
+from appliance.lab.http import client_context
+from appliance.lab.wait import wait_until
+from tests.lab.helpers import Router
+
+KEY = "5a" * 32
+STATE = "/var/lib/sysvm"
+# What a short-lived process of the agent does, such as the confirm timer's.
+RECORD = """
+import sys
+from agent.monitor.events import Event, Kind
+from agent.monitor.spool import Spool
+from agent.system.clock import SystemClock, boot_id
+from agent.system.paths import Paths
+spool = Spool(Paths().spools, boot=boot_id(), clock=SystemClock())
+for number in range(int(sys.argv[1]), int(sys.argv[2])):
+    data = {"number": number}
+    spool.record(Event(kind=Kind.CHECK_FAILED, subject="test", message="failed", data=data))
+"""
+
+
+class Management:
+    """The receiving end, on the lab's management node."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.folder = folder
+        keys = lab.manager.keys
+        keys.authority.issue("receiver", addresses=[address(lab)]).write(folder, "receiver")
+        self._process: Any = None
+        self.start()
+
+    def start(self) -> None:
+        argv = [
+            "python3", "-m", "appliance.lab.receiver", str(self.folder),
+            "--address", address(self.lab), "--heartbeat-key", KEY,
+            "--ca", str(self.lab.manager.keys_folder / "ca.pem"),
+            "--certificate", str(self.folder / "receiver.pem"),
+            "--key", str(self.folder / "receiver.key"),
+        ]  # fmt: skip
+        self._process = self.lab.manager.popen(argv)
+        assert self._process.stdout.readline() == b"ready\n", self._process.stderr.read()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def kinds(self) -> list[str]:
+        return [event["kind"] for event in self.rows("events")]
+
+    def numbers(self) -> list[int]:
+        """Of the test's own events."""
+        return [e["data"]["number"] for e in self.rows("events") if e["subject"] == "test"]
+
+
+def address(lab: Lab) -> str:
+    return lab.manager.spec.nics[0].addresses[0].split("/")[0]
+
+
+def record(lab: Lab, first: int, end: int) -> None:
+    """Have events happen, in a process that leaves them for the agent."""
+    lab.vm.run(["/opt/sysvm/bin/python3", "-I", "-c", RECORD, str(first), str(end)], timeout=120)
+
+
+def kept(lab: Lab, query: str = "after=0") -> dict[str, Any]:
+    answer = lab.vm.request("GET", f"/v1/events?limit=1000&{query}")
+    assert answer.status == 200, answer.text
+    value: dict[str, Any] = answer.json()
+    return value
+
+
+def known(lab: Lab) -> list[int]:
+    """Numbers of the test's own events that the VM has."""
+    return [e["data"]["number"] for e in kept(lab, "tail=1000")["events"] if e["subject"] == "test"]
+
+
+@pytest.fixture(scope="module")
+def router(lab: Lab) -> Router:
+    router = Router(lab)
+    router.push(router.document)
+    return router
+
+
+@pytest.fixture
+def management(lab: Lab, tmp_path: Path, router: Router) -> Iterator[Management]:
+    management = Management(lab, tmp_path)
+    ca = (lab.manager.keys_folder / "ca.pem").read_text()
+    section = {
+        "push": {"url": f"https://{address(lab)}:8444/v1/events", "ca": ca},
+        "heartbeat": {"address": address(lab), "port": 8445, "key": KEY, "interval": 1},
+    }
+    with router.changed({"events": section}):
+        yield management
+    management.stop()
+
+
+@contextmanager
+def cut_off(lab: Lab) -> Iterator[None]:
+    """Nothing passes between the VM and management, and neither is told."""
+    lab.manager.run(["ip", "link", "set", "eth0", "down"])
+    try:
+        yield
+    finally:
+        lab.manager.run(["ip", "link", "set", "eth0", "up"])
+
+
+# -- asking ------------------------------------------------------------------------------------
+
+
+def test_what_happened_so_far_is_told(lab: Lab, router: Router) -> None:
+    answer = kept(lab)
+    kinds = [event["kind"] for event in answer["events"]]
+    assert kinds.count("agent.started") >= 1
+    assert "document.committed" in kinds
+    assert answer["next"] == answer["last"] == answer["events"][-1]["seq"]
+    shown = lab.vm.run(["sysvmctl", "events", "-n", "1000"]).text
+    assert "agent.started" in shown
+    assert "revision 2 (generation 1) runs, by push" in shown
+
+
+def test_long_poll_over_mutual_tls_outlasts_the_fronts_patience(lab: Lab, router: Router) -> None:
+    """The front closes clients that say nothing for 30 s; one that waits for an answer may."""
+    place = kept(lab)
+    query = f"after={place['next']}&stream={place['stream']}&severity=critical&wait=40"
+    began = time.monotonic()
+    answer = lab.manager.request("GET", f"/v1/events?{query}", timeout=60)
+    assert answer.status == 200, answer.text
+    assert answer.json()["events"] == []
+    assert time.monotonic() - began > 39
+
+
+def test_stream_over_mutual_tls_tells_at_once_and_goes_on(lab: Lab, router: Router) -> None:
+    folder, host = lab.manager.keys_folder, lab.manager.vm_address
+    context = client_context(
+        str(folder / "ca.pem"), str(folder / "manager.pem"), str(folder / "manager.key")
+    )
+    place = kept(lab)
+    with (
+        lab.manager.connect(host, lab.manager.vm_port, timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        connection = http.client.HTTPConnection(host)
+        connection.sock = secure
+        headers = {"Last-Event-ID": f"{place['stream']}:{place['next']}"}
+        connection.request("GET", "/v1/events/stream", headers=headers)
+        answer = connection.getresponse()
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        assert answer.readline().startswith(b":")
+        began = time.monotonic()
+        while time.monotonic() - began < 35:  # beyond the front's patience
+            assert answer.readline() in {b"\n", b":\n"}
+        record(lab, 1, 2)
+        while (line := answer.readline()) in {b"\n", b":\n"}:
+            pass
+        assert line.startswith(f"id: {place['stream']}:".encode())
+        assert answer.readline() == b"event: check.failed\n"
+        assert json.loads(answer.readline().removeprefix(b"data: "))["data"] == {"number": 1}
+
+
+# -- the push ----------------------------------------------------------------------------------
+
+
+def test_events_reach_management_and_are_acknowledged(lab: Lab, management: Management) -> None:
+    wait_until(lambda: "document.committed" in management.kinds(), 15, "what was is sent")
+    began = time.monotonic()
+    record(lab, 100, 101)
+    wait_until(lambda: 100 in management.numbers(), 10, "what happens is sent")
+    assert time.monotonic() - began < 8  # a process starts, and the agent looks every two seconds
+    wait_until(lambda: kept(lab)["acknowledged"] == kept(lab)["last"], 5, "all is acknowledged")
+
+
+def test_thousand_events_without_a_link_arrive_once_and_in_order(
+    lab: Lab, management: Management
+) -> None:
+    """Case 41, with a reboot and a pulled plug while the link is down."""
+    wait_until(lambda: kept(lab)["acknowledged"] == kept(lab)["last"], 15, "all is acknowledged")
+    with cut_off(lab):
+        record(lab, 1000, 1400)
+        wait_until(lambda: known(lab)[-1] == 1399, 20, "the agent has them")
+        lab.vm.reboot()
+        lab.vm.wait_ready()
+        record(lab, 1400, 1800)
+        wait_until(lambda: known(lab)[-1] == 1799, 20, "the agent has them")
+        lab.vm.pull_plug()
+        lab.vm.start()
+        lab.vm.wait_ready()
+        record(lab, 1800, 2000)
+        assert not [number for number in management.numbers() if number >= 1000]
+    wait_until(lambda: 1999 in management.numbers(), 100, "they arrive when the link is back")
+    found = [number for number in management.numbers() if number >= 1000]
+    assert found == list(range(1000, 2000))
+    events = management.rows("events")
+    assert len({(event["stream"], event["seq"]) for event in events}) == len(events)
+    assert [e["seq"] for e in events] == sorted(e["seq"] for e in events)
+    assert len({event["boot"] for event in events}) >= 3
+
+
+def test_receiver_that_is_another_gets_nothing(
+    lab: Lab, management: Management, router: Router
+) -> None:
+    wait_until(lambda: kept(lab)["acknowledged"] == kept(lab)["last"], 15, "all is acknowledged")
+    management.stop()
+    keys = lab.manager.keys
+    keys.authority.issue("receiver", addresses=["192.0.2.7"]).write(management.folder, "receiver")
+    management.start()
+    before = len(management.rows("events"))
+    record(lab, 3000, 3001)
+    journal = "events are not taken by"
+    wait_until(lambda: journal in lab.vm.journal("-u", "sysvm-agent"), 15, "it is refused")
+    assert len(management.rows("events")) == before
+    management.stop()
+    keys.authority.issue("receiver", addresses=[address(lab)]).write(management.folder, "receiver")
+    management.start()
+    wait_until(lambda: 3000 in management.numbers(), 70, "the right one is told")
+
+
+# -- the heartbeat -----------------------------------------------------------------------------
+
+
+def test_heartbeat_says_how_the_vm_is_and_no_replay_is_accepted(
+    lab: Lab, management: Management
+) -> None:
+    """Case 52."""
+    wait_until(lambda: len(management.rows("beats")) >= 3, 20, "it beats")
+    beats = management.rows("beats")
+    numbers = [beat["seq"] for beat in beats]
+    assert numbers == sorted(set(numbers))
+    last = beats[-1]
+    status = lab.vm.request("GET", "/v1/status").json()
+    assert (last["vm"], last["role"]) == (status["hostname"], "router")
+    assert last["revision"] == status["running"]["revision"]
+    assert last["generation"] == status["running"]["generation"]
+    assert last["health"] in {"ok", "warning", "unknown"}
+    assert not management.rows("refused")
+    forged = encode(Beat(**{**last, "seq": last["seq"] + 999}), bytes(32))
+    replayed = encode(Beat(**last), bytes.fromhex(KEY))
+    for datagram in (replayed, forged):
+        with lab.manager.open_socket(kind=socket.SOCK_DGRAM) as sock:
+            sock.sendto(datagram, (address(lab), 8445))
+    wait_until(lambda: len(management.rows("refused")) == 2, 10, "both are refused")
+    reasons = [row["reason"] for row in management.rows("refused")]
+    assert any("has been before" in reason for reason in reasons)
+    assert any("not authentic" in reason for reason in reasons)
+    lab.vm.run(["systemctl", "restart", "sysvm-agent"])
+    count = len(management.rows("beats"))
+    wait_until(lambda: len(management.rows("beats")) > count + 1, 20, "it beats again")
+    assert len(management.rows("refused")) == 2
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+
+def test_broken_database_is_moved_aside_and_told(lab: Lab, router: Router) -> None:
+    """Case 27."""
+    before = kept(lab)
+    lab.vm.run(["systemctl", "stop", "sysvm-agent"])
+    lab.vm.run(
+        ["sh", "-c", f"rm -f {STATE}/events/*-wal; echo nonsense > {STATE}/events/events.db"]
+    )
+    lab.vm.run(["systemctl", "start", "sysvm-agent"])
+    lab.vm.wait_ready()
+    wait_until(lambda: kept(lab)["events"], 10, "the agent has begun another one")
+    after = kept(lab)
+    assert after["stream"] != before["stream"]
+    assert after["events"][0]["kind"] == "events.gap"
+    assert lab.vm.read(f"{STATE}/events/events.db.broken") == b"nonsense\n"
+    again = kept(lab, f"after={before['next']}&stream={before['stream']}")
+    assert again["events"] == after["events"]
+
+
+@contextmanager
+def small_disk(lab: Lab, *, read_only: bool = False) -> Iterator[None]:
+    """The events' folder on a file system of its own, on which the agent starts anew."""
+    folder = f"{STATE}/events"
+    lab.vm.run(["systemctl", "stop", "sysvm-agent"])
+    lab.vm.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", folder])
+    if read_only:
+        lab.vm.run(["mount", "-o", "remount,ro", folder])
+    lab.vm.run(["systemctl", "start", "sysvm-agent"])
+    lab.vm.wait_ready()
+    try:
+        yield
+    finally:
+        lab.vm.run(["systemctl", "stop", "sysvm-agent"])
+        lab.vm.run(["umount", folder])
+        lab.vm.run(["systemctl", "start", "sysvm-agent"])
+        lab.vm.wait_ready()
+
+
+def test_full_disk_keeps_events_in_memory_and_then_writes_them(lab: Lab, router: Router) -> None:
+    """Case 22: what happens meanwhile is told, and kept as soon as there is room."""
+    with small_disk(lab):
+        folder = f"{STATE}/events"
+        lab.vm.run(["sh", "-c", f"cat /dev/zero > {folder}/ballast 2>/dev/null; true"])
+        router.push(router.document)
+        wait_until(
+            lambda: "document.committed" in [e["kind"] for e in kept(lab)["events"]],
+            10,
+            "it is told though it cannot be written",
+        )
+        told = kept(lab)["events"]
+        lab.vm.run(["rm", f"{folder}/ballast"])
+        router.push(router.document)
+        wait_until(lambda: len(kept(lab)["events"]) > len(told), 10, "it is written again")
+        assert kept(lab)["events"][: len(told)] == told
+        lab.vm.run(["systemctl", "kill", "-s", "KILL", "sysvm-agent"])
+        lab.vm.wait_ready()
+        wait_until(lambda: len(kept(lab)["events"]) > len(told) + 1, 10, "all are there yet")
+        assert kept(lab)["events"][: len(told)] == told
+
+
+def test_read_only_disk_hides_nothing(lab: Lab, router: Router) -> None:
+    """Case 23: events are told from memory, and kept as soon as the disk takes them."""
+    with small_disk(lab, read_only=True):
+        record(lab, 5000, 5001)  # which goes where there is room: below /run
+        wait_until(lambda: known(lab)[-1:] == [5000], 10, "it is told from memory")
+        assert kept(lab)["stream"].startswith("memory-")
+        assert lab.vm.request("GET", "/v1/status").status == 200
+        pid = lab.vm.run(["systemctl", "show", "-P", "MainPID", "sysvm-agent"]).text.strip()
+        remount = ["mount", "-o", "remount,rw", f"{STATE}/events"]
+        lab.vm.run(remount)
+        lab.vm.run(["nsenter", "-t", pid, "-m", *remount])  # its sandbox has a mount of its own
+        wait_until(lambda: not kept(lab)["stream"].startswith("memory-"), 10, "it is kept")
+        spooled = ["sh", "-c", "ls /run/sysvm/events"]
+        wait_until(lambda: not lab.vm.run(spooled).text, 10, "it is taken in")
+        assert known(lab) == [5000]

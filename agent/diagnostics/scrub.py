@@ -27,6 +27,7 @@ _PRIVATE_KEY = re.compile(
 _NAME = rb"(?:password|passwd|secret|psk|pre_?shared_?key|token|api_?key)"
 _NAMED = re.compile(rb"(?i)(\b" + _NAME + rb"\s*[:=]\s*)(?![\[{\"'<\s])[^\s\"',;]+")
 _QUOTED = re.compile(rb"(?i)(\b" + _NAME + rb"[\"']?\s*[:=]\s*([\"']))(?:(?!\2)[^\n\\]|\\.)*\2")
+_HEXADECIMAL = re.compile("(?:[0-9A-Fa-f]{2}){8,}")
 _HAPROXY = re.compile(rb"(?m)^(\s*(?:user\s+\S+\s+(?:insecure-)?password|stats\s+auth)\s+)\S+")
 
 
@@ -102,20 +103,20 @@ class Scrubber:
 
 
 def _forms(value: str) -> Iterator[bytes]:
-    """The ways in which a value may be written."""
+    """The ways in which a value, or a line of a key, may be written."""
     pieces = [value]
-    if "\n" in value:  # PEM: any line of it
+    if "\n" in value:
         pieces = [line for line in value.split("\n") if len(line) >= 16 and line[:5] != "-----"]
     for piece in pieces:
         plain = piece.encode()
         yield plain
         yield json.dumps(piece)[1:-1].encode()
         yield quote(piece, safe="").encode()
-    whole = value.encode()
-    yield whole.hex().encode()
-    yield whole.hex().upper().encode()
-    for before in range(3):
-        yield from _base64(whole, before)
+        for raw in (plain, bytes.fromhex(piece)) if _HEXADECIMAL.fullmatch(piece) else (plain,):
+            yield raw.hex().encode()
+            yield raw.hex().upper().encode()
+            for before in range(3):
+                yield from _base64(raw, before)
 
 
 def _base64(value: bytes, before: int) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
 """Operators' own checks: where they are, which are run, and within which limits.
 
 Each runs in a unit of its own, which systemd makes and the kernel holds to its limits: whatever a
-check forks, and however it detaches it, ends with the unit. It is root without what root could
-break: it may look at everything, and write nowhere but in a /tmp of its own.
+check forks, and however it detaches it, ends with the unit. It is root, that it may look at
+everything, and writes nowhere but in a /tmp of its own. That guards against mistakes and not
+against malice: only root can put a check here, and it may ask systemd and the agent as root may.
 """
 
 import contextlib
@@ -47,6 +48,8 @@ SANDBOX: Mapping[str, str] = {
     "CapabilityBoundingSet": "CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_READ_SEARCH",
     "NoNewPrivileges": "yes",
     "ProtectSystem": "strict",
+    # Which in systemd 257 leaves /run as it is where the output goes to a file below it.
+    "ReadOnlyPaths": "/run",
     "ProtectHome": "yes",
     "PrivateTmp": "yes",
     "PrivateDevices": "yes",

@@ -80,17 +80,15 @@ class LinuxFigures:
 
     def sample(self) -> None:
         """Look at the CPU, for `cpu` to tell its use over a minute without waiting for it."""
-        times = psutil.cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        total = sum(times[:8])  # guest times are in those of user and nice already
+        now = _look_at_cpu()
         with self._lock:
-            self._samples.append(_Sample(time.monotonic(), total - idle, total))
+            if not self._samples or now.at - self._samples[-1].at > SAMPLE / 2:
+                self._samples.append(now)
 
     def cpu(self) -> tuple[float, float] | None:
-        self.sample()
+        last = _look_at_cpu()
         with self._lock:
-            samples = tuple(self._samples)
-        last = samples[-1]
+            samples = tuple(self._samples) or (last,)
         # The one nearest to a minute ago.
         first = min(samples, key=lambda one: abs(last.at - one.at - _WINDOW))
         if last.at - first.at < _SHORTEST or last.total <= first.total:
@@ -264,6 +262,12 @@ class LinuxFigures:
         scratch = self.paths.run / "checks"
         files.make_folder(scratch, 0o700)
         return custom_checks.run_one(name, level, scratch)
+
+
+def _look_at_cpu() -> _Sample:
+    times = psutil.cpu_times()
+    total = sum(times[:8])  # guest times are in those of user and nice already
+    return _Sample(time.monotonic(), total - times.idle - getattr(times, "iowait", 0.0), total)
 
 
 def _kernel_synchronised() -> bool | None:

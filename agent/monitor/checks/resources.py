@@ -7,6 +7,7 @@ that lies at its threshold does not tell the same again and again.
 from agent.monitor.checks import Check, Finding, Round, skipped
 from agent.monitor.health import Level, Verdict
 
+ALL = 100  # percent; as a threshold, it is never exceeded
 MARGIN = 5.0  # points of a percentage on the good side from which it is well again
 ROOM_MARGIN = 0.2  # and the part of a threshold that counts in MiB or inodes
 MIB = 1024 * 1024
@@ -47,7 +48,8 @@ def _path(field: str) -> str:
 def _in_use(
     given: Round, name: str, percent: float, threshold: int, field: str, of: str
 ) -> Finding:
-    short = is_short(percent, threshold, MARGIN, was=_was(given, name))
+    was = _was(given, name)
+    short = threshold < ALL and is_short(percent, threshold, MARGIN, was=was)
     text = f"{percent:.0f} % of {of} in use, allowed are {threshold} %"
     return _judge(text, percent, threshold, "percent", short=short, path=_path(field))
 

@@ -54,6 +54,17 @@ def test_at_the_threshold_nothing_is_short() -> None:
     assert not is_short(100, 100, 5, was=False), "100 percent is never exceeded"
 
 
+def test_a_threshold_of_100_percent_is_none() -> None:
+    about = given(None, None, share=1.0)
+    bad = found("cpu", about)
+    assert bad.verdict is Verdict.FAILED
+    about.thresholds = about.thresholds.model_copy(update={"cpu_percent": 100})
+    about.before = {
+        "cpu": Result(name="cpu", level=Level.BASIC, verdict=Verdict.FAILED, message="")
+    }
+    assert found("cpu", about).verdict is Verdict.PASSED
+
+
 def test_a_low_threshold_can_be_well_again() -> None:
     assert is_short(4, 3, 5, was=False)
     assert not is_short(1, 3, 5, was=True)

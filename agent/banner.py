@@ -63,12 +63,13 @@ def render(
     trouble: str = "",
     *,
     clock: float = 0.0,
+    ill: str = "",
 ) -> str:
     """The banner's text: lines of printable ASCII that fit a console.
 
     `state` is None where it cannot be read, `running` where there is no revision; `trouble` is
     what kept the VM from being brought up, if anything did. `clock` is the time of day less that
-    of the monotonic clock, by which deadlines are.
+    of the monotonic clock, by which deadlines are. `ill` are daemons that restarting does not help.
     """
     role, hostname, control = told.role, told.hostname, told.control
     if running is not None:
@@ -85,7 +86,7 @@ def render(
         ("sysvm", __version__),
         ("document", _document(state, running)),
         ("control", ", ".join(control) or "no address"),
-        ("health", _health(told, state, trouble, clock)),
+        ("health", _health(told, state, trouble, clock, ill)),
     ]
     if told.state_problem:
         rows.append(("STATE", told.state_problem))
@@ -124,7 +125,7 @@ def _current(paths: Paths, store: Store, trouble: str) -> str:
         except EngineError as error:
             trouble = trouble or str(error)
     clock = time.time() - time.monotonic()
-    return render(told, state, running, trouble, clock=clock)
+    return render(told, state, running, trouble, clock=clock, ill=files.note(paths.run / "ill"))
 
 
 def _status(paths: Paths) -> Mapping[str, Any]:
@@ -144,7 +145,7 @@ def _document(state: State | None, running: Revision | None) -> str:
     return f"generation {info.generation}, revision {info.number}"
 
 
-def _health(told: Told, state: State | None, trouble: str, clock: float) -> str:
+def _health(told: Told, state: State | None, trouble: str, clock: float, ill: str) -> str:
     if not told.ok:
         return f"CLOSED: {_why_closed(told)}"
     if trouble:
@@ -153,6 +154,8 @@ def _health(told: Told, state: State | None, trouble: str, clock: float) -> str:
         return "CLOSED: nothing has been brought up yet"
     if state.degraded:
         return f"DEGRADED: {state.degraded}"
+    if ill:
+        return f"ALERT: {ill}"
     if state.provisional and state.deadline is not None:
         until = dt.datetime.fromtimestamp(state.deadline + clock, dt.UTC)
         return f"ok; goes back unless confirmed by {until:%H:%M:%S} UTC"

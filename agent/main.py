@@ -183,6 +183,9 @@ def _serve() -> int:
     from agent.api.app import create_app
     from agent.api.server import serve
     from agent.api.streams import Streams
+    from agent.monitor.holds import Holds
+    from agent.monitor.log import ServiceLog
+    from agent.monitor.monitor import Monitor
     from agent.monitor.outbox import Outbox
     from agent.monitor.runner import Health
     from agent.system.figures import LinuxFigures
@@ -223,11 +226,24 @@ def _serve() -> int:
         woken.append(health.wake)
         conditions = lookout.Conditions(engine, lambda: lookout.found(health.worst()))
         _tell(paths, outbox, conditions, stop)
+        monitor = Monitor(
+            engine,
+            host.prober,
+            outbox,
+            ServiceLog(),
+            Holds(paths.state / "holds.json"),
+            paths,
+            alive=lambda: _notify("WATCHDOG=1"),
+            changed=lambda: banner.write(paths, _store(paths)),
+        )
+        for name, work in (("monitor", monitor.watch), ("ask", monitor.ask)):
+            threading.Thread(target=work, args=(stop,), name=name, daemon=True).start()
+        woken.append(monitor.wake)
         signal.signal(signal.SIGTERM, _terminate)
         try:
             streams = Streams()
             machine = LinuxMachine(paths, listener=host.listener)
-            app = create_app(engine, machine, outbox, streams=streams, health=health)
+            app = create_app(engine, machine, outbox, streams=streams, health=health, watch=monitor)
             app.after_request(_trim_when_sent)
             control = paths.run / "control.sock"
             serve(app, control, streams=streams, ready=lambda: _notify("READY=1"))

@@ -29,9 +29,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from agent.api import problems
 from agent.api.health import Unwatched
 from agent.api.operations import Call, Operations, Response
-from agent.api.ports import Engine, Health, Machine
+from agent.api.ports import Engine, Health, Machine, Watch
 from agent.api.problems import Answer, Kind, Refusal
 from agent.api.routes import LONGEST_DOCUMENT, ROUTES, Route
+from agent.api.services import NotWatched
 from agent.api.shape import to_json
 from agent.api.streams import Stream, Streams
 from agent.monitor.events import Kept
@@ -54,6 +55,7 @@ def create_app(
     monotonic: Callable[[], float] = time.monotonic,
     streams: Streams | None = None,
     health: Health | None = None,
+    watch: Watch | None = None,
 ) -> flask.Flask:
     """The endpoint on this engine and this machine; `now` is seconds since the epoch."""
     app = flask.Flask("sysvm", static_folder=None)
@@ -61,7 +63,14 @@ def create_app(
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.url_map.merge_slashes = False
     operations = Operations(
-        engine, machine, now, monotonic, streams or Streams(), events, health or Unwatched()
+        engine,
+        machine,
+        now,
+        monotonic,
+        streams or Streams(),
+        events,
+        health or Unwatched(),
+        watch or NotWatched(),
     )
     for route in ROUTES:
         app.add_url_rule(

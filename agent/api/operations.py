@@ -16,9 +16,10 @@ from agent.api import answers, bundle, events, metrics, openapi, problems, route
 from agent.api import health as health_of
 from agent.api.answers import Blob, Changed, Drift, LegacyRules, Log, Planned, timestamp
 from agent.api.diagnostics import Diagnostics
-from agent.api.ports import Engine, Health, Machine
+from agent.api.ports import Engine, Health, Machine, Watch
 from agent.api.problems import Refusal
 from agent.api.routes import Route
+from agent.api.services import Services
 from agent.api.show import ServiceRow
 from agent.api.streams import Streams
 from agent.document import json as strict_json
@@ -82,6 +83,7 @@ class Operations:
         streams: Streams,
         kept: Kept,
         health: Health,
+        watch: Watch,
     ) -> None:
         self._engine = engine
         self._machine = machine
@@ -91,6 +93,7 @@ class Operations:
         self._kept = kept
         self._diagnostics = Diagnostics(machine, streams)
         self._health = health
+        self._watched = Services(machine, watch, now)
         self._changes = metrics.Changes()
         self._last: status.LastChange | None = None
 
@@ -301,12 +304,19 @@ class Operations:
         return Response(self._services())
 
     def restart_service(self, call: Call) -> Response:
+        return Response(self._watched.restart(self._wanted_unit(call)))
+
+    def hold_service(self, call: Call) -> Response:
+        return Response(self._watched.hold(self._wanted_unit(call), call.body, call.client))
+
+    def release_service(self, call: Call) -> Response:
+        return Response(self._watched.release(_owned_unit(call), call.body, call.client))
+
+    def _wanted_unit(self, call: Call) -> str:
         unit = _owned_unit(call)
         if unit not in self._wanted_units():
             raise Refusal(problems.NOT_WANTED, f"{unit} is not wanted")
-        self._machine.restart(unit)
-        report = self._machine.units([unit])
-        return Response(show.services([unit], report)[0])
+        return unit
 
     def get_log(self, call: Call) -> Response:
         unit = _unit(call)
@@ -318,7 +328,7 @@ class Operations:
         return Response(Log(unit, self._machine.log(unit, int(lines))))
 
     def _services(self) -> tuple[ServiceRow, ...]:
-        return show.services(self._wanted_units(), self._machine.units(owned_units()))
+        return self._watched.rows(self._wanted_units(), owned_units())
 
     def _wanted_units(self) -> frozenset[str]:
         try:

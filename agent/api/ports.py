@@ -21,6 +21,7 @@ from agent.engine.model import (
 from agent.engine.store import Revision, RevisionInfo, State
 from agent.monitor.gauges import Gauges
 from agent.monitor.health import Level, Report, Result, Verdict
+from agent.monitor.model import Hold, Row
 
 
 class Engine(Protocol):
@@ -71,6 +72,22 @@ class Engine(Protocol):
 
     def desired(self) -> Desired:
         """What the running revision wants. Raises NothingApplied."""
+
+
+class Watch(Protocol):
+    """The services' monitor; `agent.monitor.monitor.Monitor` is the real one."""
+
+    def rows(self) -> Mapping[str, Row]:
+        """What is known of each unit that is wanted, by its name."""
+
+    def hold(self, hold: Hold) -> None:
+        """Leave a unit alone until then. Raises HostFull."""
+
+    def release(self, unit: str, by: str) -> bool:
+        """End a hold; was there one? Raises HostFull."""
+
+    def clear(self, unit: str) -> None:
+        """Somebody has it restarted: what was the matter before is over."""
 
 
 class Health(Protocol):

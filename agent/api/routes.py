@@ -21,6 +21,7 @@ from agent.api.answers import (
 from agent.api.diagnostics import Diagnosis
 from agent.api.ports import BalancerRow
 from agent.api.problems import Kind
+from agent.api.services import LONGEST_HOLD, LONGEST_REASON
 from agent.api.show import (
     DhcpRow,
     DnsRow,
@@ -464,6 +465,55 @@ ROUTES: tuple[Route, ...] = (
         replies=(Reply(200, "How it is now.", ServiceRow),),
         kinds=(p.NO_SUCH_UNIT, p.NOT_WANTED, p.MACHINE_FAILED),
         path_parameters=(UNIT,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/services/{unit}/hold",
+        operation="hold_service",
+        summary="Leave a unit alone for a while: it is neither restarted nor alerted of.",
+        replies=(Reply(200, "How it is now.", ServiceRow),),
+        kinds=(
+            p.NOT_JSON,
+            p.BAD_REQUEST,
+            p.NO_SUCH_UNIT,
+            p.NOT_WANTED,
+            p.FULL,
+            p.MACHINE_FAILED,
+        ),
+        path_parameters=(UNIT,),
+        body=Body(
+            "application/json",
+            {
+                "type": "object",
+                "properties": {
+                    "seconds": {"type": "integer", "minimum": 1, "maximum": LONGEST_HOLD},
+                    "reason": {"type": "string", "minLength": 1, "maxLength": LONGEST_REASON},
+                    "by": {"type": "string", "maxLength": LONGEST_REASON},
+                },
+                "required": ["seconds", "reason"],
+                "additionalProperties": False,
+            },
+            "For how long, why, and who says so (the client, by default).",
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/v1/services/{unit}/release",
+        operation="release_service",
+        summary="End a hold, and forget what was the matter with the unit before.",
+        replies=(Reply(200, "How it is now.", ServiceRow),),
+        kinds=(p.NOT_JSON, p.BAD_REQUEST, p.NO_SUCH_UNIT, p.FULL, p.MACHINE_FAILED),
+        path_parameters=(UNIT,),
+        body=Body(
+            "application/json",
+            {
+                "type": "object",
+                "properties": {"by": {"type": "string", "maxLength": LONGEST_REASON}},
+                "additionalProperties": False,
+            },
+            "Who says so (the client, by default).",
+            required=False,
+        ),
     ),
     Route(
         method="GET",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import TypedDict
 
 from agent.api.answers import timestamp
 from agent.api.ports import (
@@ -37,6 +38,7 @@ from agent.engine.model import (
     Table,
     pointer,
 )
+from agent.monitor.model import Row
 from agent.services import dhcp_dns, ipsec
 
 
@@ -127,11 +129,26 @@ class ServiceRow:
     main_pid: int
     uptime: float | None  # seconds
     memory: int | None  # bytes
+    state: str  # as the monitor has it: running, down, crash-loop, held ..., not-wanted
+    alive: bool | None  # it runs; null where nobody watches
+    ready: bool | None  # it answers; null where it was not asked
+    correct: bool | None  # it runs with what the document says; null where it cannot say
+    reason: str  # why it is not running
+    detail: str
+    since: str | None  # when it came into this state
+    restarts: int  # within the last ten minutes
+    held_until: str | None
+    held_by: str
+    held_why: str
 
 
-def services(wanted: Iterable[str], reports: Mapping[str, UnitReport]) -> tuple[ServiceRow, ...]:
+def services(
+    wanted: Iterable[str],
+    reports: Mapping[str, UnitReport],
+    watched: Mapping[str, Row] | None = None,
+) -> tuple[ServiceRow, ...]:
     """Units, those that are wanted first."""
-    names = frozenset(wanted)
+    names, known = frozenset(wanted), watched or {}
     return tuple(
         ServiceRow(
             unit=unit,
@@ -141,9 +158,42 @@ def services(wanted: Iterable[str], reports: Mapping[str, UnitReport]) -> tuple[
             main_pid=report.main_pid,
             uptime=report.uptime,
             memory=report.memory,
+            **_watched(known.get(unit) if unit in names else None, wanted=unit in names),
         )
         for unit, report in sorted(reports.items(), key=lambda item: (item[0] not in names, item))
     )
+
+
+class _Watched(TypedDict):
+    state: str
+    alive: bool | None
+    ready: bool | None
+    correct: bool | None
+    reason: str
+    detail: str
+    since: str | None
+    restarts: int
+    held_until: str | None
+    held_by: str
+    held_why: str
+
+
+def _watched(row: Row | None, *, wanted: bool) -> _Watched:
+    """A row's part that the monitor knows."""
+    hold = row.hold if row else None
+    return {
+        "state": str(row.state) if row else ("unknown" if wanted else "not-wanted"),
+        "alive": row.alive if row else None,
+        "ready": row.ready if row else None,
+        "correct": row.correct if row else None,
+        "reason": row.reason if row else "",
+        "detail": row.detail if row else "",
+        "since": timestamp(row.since) if row else None,
+        "restarts": row.restarts if row else 0,
+        "held_until": timestamp(hold.until) if hold else None,
+        "held_by": hold.by if hold else "",
+        "held_why": hold.why if hold else "",
+    }
 
 
 def interfaces(

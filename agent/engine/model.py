@@ -107,13 +107,29 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A systemd unit that has to run. Units that a service owns and does not want are stopped."""
+    """A systemd unit that has to run. Units that a service owns and does not want are stopped.
+
+    Where it only holds together others, `daemon` is the one whose process answers. `process` is
+    what operators know that by, where it is not the unit's own name.
+    """
 
     name: str
     reload: Reload = Reload.SYSTEMD
     socket: str = ""  # the haproxy master's socket, for Reload.HAPROXY_MASTER
     keeps: tuple[Keep, ...] = ()
     binds: tuple[Bind, ...] = ()
+    daemon: str = ""
+    process: str = ""
+
+    @property
+    def main(self) -> str:
+        """The unit of the process that answers."""
+        return self.daemon or self.name
+
+    @property
+    def known_as(self) -> str:
+        """What operators know its process by."""
+        return self.process or self.main.removesuffix(".service")
 
 
 # -- what the kernel holds ---------------------------------------------------------------------
@@ -502,7 +518,44 @@ class RouteExists:
     route: Route
 
 
-Probe = UnitActive | DnsAnswers | TcpAccepts | HttpReturns | HaproxyRuns | RouteExists
+@dataclass(frozen=True, slots=True)
+class DhcpAnswers:
+    """A DHCP server at one of our own addresses tells what it would tell a guest (DHCPINFORM)."""
+
+    unit: str
+    server: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class SshGreets:
+    """An SSH server says who it is (RFC 4253, 4.2)."""
+
+    unit: str
+    address: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class CharonAnswers:
+    """charon says its version over vici."""
+
+    unit: str
+
+
+Probe = (
+    UnitActive
+    | DnsAnswers
+    | TcpAccepts
+    | HttpReturns
+    | HaproxyRuns
+    | RouteExists
+    | DhcpAnswers
+    | SshGreets
+    | CharonAnswers
+)
+
+# Asked of a service that runs, by the monitor alone: no push is undone for them.
+LATER = (TcpAccepts, DhcpAnswers, SshGreets, CharonAnswers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,6 +565,8 @@ class ProbeResult:
     probe: Probe
     passed: bool
     detail: str = ""
+    answered: bool = False  # it did, though wrongly
+    blameless: bool = False  # nobody could have: the address is not there, say
 
 
 # -- composed ----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from agent.engine.errors import (
 )
 from agent.engine.host import CheckFailed, Clock, Host, HostFull, StepFailed
 from agent.engine.model import (
+    LATER,
     Command,
     Committed,
     Count,
@@ -230,6 +231,17 @@ class Engine:
 
     # -- after a fault ----------------------------------------------------------------------
 
+    def put_files_back(self) -> None:
+        """Write the running revision's files anew, whatever a hand has made of them.
+
+        Nothing is reloaded. Raises NothingApplied, HostFull, StepFailed, CheckFailed.
+        """
+        with self._lock():
+            state = self._store.state()
+            if state.current is None:
+                raise NothingApplied
+            self._targets.prepare(self._store.revision(state.current), "roll-back")
+
     def recover(self) -> Outcome | None:
         """Finish what a transaction that died left behind: the agent's first act.
 
@@ -376,7 +388,11 @@ class Engine:
 
     def _probe(self, desired: Desired, units: frozenset[str]) -> None:
         """Ask the daemons that were touched. Raises _Failed."""
-        probes: list[Probe] = [probe for probe in desired.probes if probe.unit in units]
+        probes: list[Probe] = [
+            probe
+            for probe in desired.probes
+            if probe.unit in units and not isinstance(probe, LATER)
+        ]
         failed = [r for r in self._host.probe(probes, PROBE_TIMEOUT) if not r.passed]
         if failed:
             raise _Failed("; ".join(f"{r.probe.unit}: {r.detail}" for r in failed[:5]))

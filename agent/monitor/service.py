@@ -12,184 +12,43 @@ to a restart. What management has switched off, an operator holds or a change is
 left alone: it is looked at, and nothing follows.
 """
 
-import enum
-import signal
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.monitor.events import Event, Kind, Value
+from agent.monitor.model import (
+    Act,
+    Answer,
+    Effect,
+    Examined,
+    Finding,
+    Line,
+    Process,
+    Reason,
+    State,
+    Tone,
+    cause,
+)
 
 DEATHS = 5  # so many within LOOP_WINDOW are a loop
 LOOP_WINDOW = 120.0  # seconds
 MEMORY = 600.0  # seconds for which a death is remembered, and that a loop has to be over
 FIRST_PAUSE = 1.0  # seconds before a try in a loop, doubled up to the longest
 LONGEST_PAUSE = 60.0
+PUT_BACKS = 3  # times that files are put back, for who goes on changing them
 MISSES = 3  # questions in a row without an answer
 GRACE = 10.0  # seconds after its start in which a service need not answer yet
 PATIENCE = 30.0  # seconds without an answer until restarting is said not to help
 STOPPED_FOR = 2.0  # seconds that a unit may be stopped: whoever stopped it may start it, too
 
 
-class State(enum.StrEnum):
-    """What a service is, in one word."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    DOWN = "down"
-    STOPPED = "stopped"  # by somebody, though it is wanted
-    HUNG = "hung"
-    CRASH_LOOP = "crash-loop"
-    CONFIGURATION = "configuration-error"
-    NOT_RECOVERED = "not-recovered"
-    HELD = "held"
-    DISABLED = "disabled"  # the document says not to watch it
-    ABSENT = "absent"  # this image has no such daemon
-    NOT_WANTED = "not-wanted"
-
-
 _ILL = frozenset({State.CRASH_LOOP, State.CONFIGURATION, State.NOT_RECOVERED})
 _AT_EASE = frozenset({State.STARTING, State.RUNNING})
 
 
-class Reason(enum.StrEnum):
-    """Why a service ended, or was ended."""
-
-    CRASH = "crash"
-    KILLED = "killed"
-    OUT_OF_MEMORY = "out-of-memory"
-    HUNG = "hung"
-    EXITED = "exited"
-    STOPPED = "stopped"
-    CONFIGURATION = "configuration"
-
-
-# -- what is seen ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
-    """A unit as systemd tells of it (org.freedesktop.systemd1(5))."""
-
-    active: str
-    sub: str = ""
-    pid: int = 0
-    result: str = "success"
-    code: int = 0  # as waitid(2): 1 exited, 2 killed, 3 dumped
-    status: int = 0  # exit status, or signal
-    restarts: int = 0  # by systemd itself, since somebody started it
-    job: bool = False  # something is queued or under way for it
-    able: bool = True  # its conditions hold
-
-    @property
-    def dying(self) -> bool:
-        """Has it ended without being asked to? systemd then is about to start it again."""
-        return "auto-restart" in self.sub
-
-    @property
-    def alive(self) -> bool:
-        return self.active in {"active", "reloading"}
-
-    @property
-    def starting(self) -> bool:
-        return self.active in {"activating", "active"} and not self.dying
-
-    @property
-    def stopped(self) -> bool:
-        return self.active in {"inactive", "failed"} and not self.dying and not self.job
-
-
-_CRASHES = frozenset(
-    {
-        signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE,
-        signal.SIGSYS, signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ,
-    }
-)  # fmt: skip
-
-
-def cause(process: Process) -> tuple[Reason, str]:
-    """Why a process ended, with systemd's particulars."""
-    detail = process.result
-    if process.code in {2, 3}:
-        try:
-            detail = signal.Signals(process.status).name
-        except ValueError:
-            detail = f"signal {process.status}"
-    elif process.status:
-        detail = f"status {process.status}"
-    match process.result:
-        case "oom-kill":
-            return Reason.OUT_OF_MEMORY, "the kernel's OOM killer"
-        case "watchdog" | "timeout":
-            return Reason.HUNG, process.result
-        case "core-dump":
-            return Reason.CRASH, detail
-    if process.code in {2, 3}:
-        return (Reason.CRASH if process.status in _CRASHES else Reason.KILLED), detail
-    return Reason.EXITED, detail
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of asking a service. None is unknown: nobody to blame it on, or not asked."""
-
-    ready: bool | None
-    correct: bool | None = None
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What its daemon says against a file."""
-
-    file: str
-    line: int = 0
-    message: str = ""
-    path: str = ""  # where in the document to look
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """What was looked up about a unit that does not start: files that a hand changed, its words."""
-
-    changed: tuple[str, ...] = ()
-    finding: Finding | None = None
-
-
-# -- what follows ------------------------------------------------------------------------------
-
-
-class Act(enum.Enum):
-    """What to do to a unit."""
-
-    START = "start"
-    STOP = "stop"  # holds systemd's own restart back
-    KILL = "kill"  # the main process; systemd starts it again
-    EXAMINE = "examine"  # why it does not start
-    PUT_BACK = "put-back"  # the running revision's files, through the engine
-
-
-class Tone(enum.Enum):
-    """Which sentence a line of the log has."""
-
-    TRYING = "trying"
-    RECOVERED = "recovered"
-    FAILED = "failed"
-    RUNNING = "running"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the log."""
-
-    tone: Tone
-    alert: bool = False
-    details: Mapping[str, object] | None = None
-
-
-Effect = Act | Line | Event
-
-
 # -- what is known -----------------------------------------------------------------------------
+
+
+_NOTHING = Process(active="inactive", job=True)  # seen yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +61,7 @@ class Service:
     since: float = 0.0
     reason: str = ""
     detail: str = ""
-    seen: Process = Process(active="inactive", job=True)
+    seen: Process = _NOTHING
     started: float = 0.0  # since when it is alive, or has been starting
     has_been_active: bool = False  # since it was last started
     has_answered: bool = False  # since it was last started
@@ -223,10 +82,9 @@ class Service:
         """The one word for it."""
         return self.off or self.state
 
-    @property
-    def eager(self) -> bool:
+    def eager(self, now: float) -> bool:
         """Is it about to be ready, so that it is worth asking again soon?"""
-        return self.seen.alive and not self.has_answered
+        return self.seen.alive and not self.has_answered and now - self.started < GRACE
 
     def restarts(self, now: float) -> int:
         """How often it has been restarted within the last ten minutes."""
@@ -243,8 +101,8 @@ def begin(unit: str, process: str, now: float, known: int = -1) -> Service:
 Step = tuple[Service, tuple[Effect, ...]]
 
 
-def look(service: Service, process: Process, now: float) -> Step:
-    """systemd tells of the unit."""
+def look(service: Service, process: Process, now: float, *, changing: bool = False) -> Step:
+    """systemd tells of the unit; while a push is `changing` the machine, nothing is done to it."""
     was = service.seen
     deaths, counted = _deaths(service, process)
     if service.counted >= 0 and process.pid and was.pid and process.pid != was.pid and not deaths:
@@ -255,7 +113,7 @@ def look(service: Service, process: Process, now: float) -> Step:
     if service.off is not None:
         return _lives(service, was, now), ()
     if deaths:
-        return _died(service, was, deaths, now)
+        return _died(service, deaths, now, changing=changing)
     if process.stopped:
         return _stopped(service, was, now)
     if service.kept_down and process.starting and not process.restarts:
@@ -349,10 +207,16 @@ def examined(service: Service, found: Examined, now: float) -> Step:
             _event(Kind.SERVICE_CONFIGURATION, service, say, now, **data),
         ]
         service = replace(_to(service, State.CONFIGURATION, now), alerted=True, due=None)
-    if found.changed:
-        effects += [Act.PUT_BACK, Act.START]
-        service = _started(replace(service, kept_down=False), now)
+    if found.changed and service.tries < PUT_BACKS:
+        effects.append(Act.PUT_BACK)
+        service = replace(service, kept_down=False, tries=service.tries + 1)
+        service = _started(service, now)
     return service, tuple(effects)
+
+
+def not_put_back(service: Service) -> Service:
+    """Its files could not be put back: it stays stopped."""
+    return replace(service, kept_down=True)
 
 
 # -- the steps ---------------------------------------------------------------------------------
@@ -382,7 +246,7 @@ def _lives(service: Service, was: Process, now: float) -> Service:
     return replace(service, has_been_active=True)
 
 
-def _died(service: Service, was: Process, deaths: int, now: float) -> Step:
+def _died(service: Service, deaths: int, now: float, *, changing: bool) -> Step:
     reason, detail = cause(service.seen)
     ours = service.reason is Reason.HUNG and service.state in {State.HUNG, State.NOT_RECOVERED}
     refused = (
@@ -402,7 +266,7 @@ def _died(service: Service, was: Process, deaths: int, now: float) -> Step:
         kept_down=False,
         down_since=now if service.down_since is None else service.down_since,
     )
-    if service.state in {State.CRASH_LOOP, State.CONFIGURATION}:
+    if service.state in {State.CRASH_LOOP, State.CONFIGURATION} and not changing:
         return _died_again(service, now, refused=refused)
     effects: list[Effect] = []
     if not ours:
@@ -412,12 +276,12 @@ def _died(service: Service, was: Process, deaths: int, now: float) -> Step:
             effects.append(_event(Kind.SERVICE_DIED, service, say, now))
     if service.seen.alive and not service.seen.dying:  # it has come back already
         effects.append(Line(Tone.RUNNING, details={"restarts": service.seen.restarts}))
-    if sum(now - death < LOOP_WINDOW for death in service.deaths) >= DEATHS:
+    if not changing and _is_loop(service, now):
         service, more = _looping(service, now)
         return service, (*effects, *more, *((Act.EXAMINE,) if refused else ()))
     if service.state in _AT_EASE | {State.STOPPED}:
         service = replace(_to(service, State.DOWN, now), due=now + PATIENCE)
-    if refused:
+    if refused and not changing:
         return replace(service, kept_down=True), (*effects, Act.STOP, Act.EXAMINE)
     return service, tuple(effects)
 
@@ -432,6 +296,10 @@ def _died_again(service: Service, now: float, *, refused: bool) -> Step:
         return service, (Act.STOP, Act.EXAMINE)
     service, effects = _looping(service, now)  # its files are right, and it still does not run
     return service, effects
+
+
+def _is_loop(service: Service, now: float) -> bool:
+    return sum(now - death < LOOP_WINDOW for death in service.deaths) >= DEATHS
 
 
 def _looping(service: Service, now: float) -> Step:
@@ -476,7 +344,7 @@ def _take_up(service: Service, now: float) -> Step:
         Line(Tone.TRYING, details=_details(service)),
         _event(Kind.SERVICE_DIED, service, say, now),
     )
-    if sum(now - death < LOOP_WINDOW for death in service.deaths) >= DEATHS:
+    if _is_loop(service, now):
         service, more = _looping(service, now)
         return service, (*effects, *more)
     service = replace(_to(service, State.DOWN, now), due=now + PATIENCE)

@@ -152,7 +152,7 @@ def render(section: Section, context: Context) -> Artifacts:
             file("server.pem", server, 0o600, OWNER),
             *((file("crl.pem", crl),) if crl else ()),
         ),
-        units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET),),
+        units=(Unit(UNIT, Reload.HAPROXY_MASTER, MASTER_SOCKET, process="front"),),
         openings=openings(listening, settings.port, SECTION, "control"),
         claims=claims(listening, settings.port, SECTION),
     )

@@ -36,6 +36,7 @@ from agent.engine.model import (
     Artifacts,
     Claim,
     Command,
+    DhcpAnswers,
     DnsAnswers,
     Family,
     File,
@@ -292,6 +293,11 @@ def _served(context: Context) -> tuple[_Served, ...]:
     return tuple(found.values())
 
 
+def _leasable(section: Section, context: Context) -> tuple[_Served, ...]:
+    """The networks whose guests get their addresses here."""
+    return tuple(s for s in _served(context) if s.leasable) if section.dhcp.enabled else ()
+
+
 def _own_addresses(context: Context) -> tuple[tuple[Nic, IPAddress], ...]:
     return tuple(
         (nic, interface.ip)
@@ -412,11 +418,10 @@ def _lint_options(options: DhcpOptions, path: tuple[object, ...]) -> Iterator[Pr
 
 
 def render(section: Section, context: Context) -> Artifacts:
-    served = _served(context)
     own = _own_addresses(context)
     if not own:
         return Artifacts()  # nobody to serve
-    leasable = tuple(s for s in served if s.leasable) if section.dhcp.enabled else ()
+    leasable = _leasable(section, context)
     conf = fill(
         "dhcp_dns/dnsmasq.conf",
         folder=f"{CURRENT}/{FOLDER}",
@@ -612,6 +617,7 @@ def probe(section: Section, context: Context, artifacts: Artifacts) -> tuple[Pro
             DnsAnswers(UNIT, address, witness, (WITNESS_ADDRESS,))
             for _, address in _own_addresses(context)
         ),
+        *(DhcpAnswers(UNIT, served.own.ip) for served in _leasable(section, context)),
     )
 
 

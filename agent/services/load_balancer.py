@@ -10,6 +10,7 @@ A listener on a public address opens nothing by itself: the address's ingress ru
 
 import enum
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -40,6 +41,7 @@ from agent.engine.model import (
     Reload,
     SetMatch,
     SetType,
+    TcpAccepts,
     Unit,
     UnitActive,
     pointer,
@@ -399,11 +401,17 @@ def check(section: Section, context: Context, artifacts: Artifacts) -> tuple[Com
 def probe(section: Section, context: Context, artifacts: Artifacts) -> tuple[Probe, ...]:
     """A worker starts with all its listeners or not at all, so its witness speaks for each.
 
-    Connecting to them would reach the servers behind, as a client.
+    Connecting to all would reach the servers behind, as a client. One that waits for a request
+    first is connected to now and then.
     """
     if not artifacts.units:
         return ()
-    return UnitActive(UNIT), HaproxyRuns(UNIT, STATS_SOCKET, _description(artifacts.files[0]))
+    http = (one for _, one in sorted(section.listeners.items()) if one.mode is Mode.HTTP)
+    return (
+        UnitActive(UNIT),
+        HaproxyRuns(UNIT, STATS_SOCKET, _description(artifacts.files[0])),
+        *(TcpAccepts(UNIT, one.address, one.port) for one in itertools.islice(http, 1)),
+    )
 
 
 def _description(file: File) -> str:

@@ -118,7 +118,7 @@ def render(section: Section, context: Context) -> Artifacts:
             File(LISTEN, listen, UNIT, Reaction.RESTART),
             File(GUESTS, document, UNIT, Reaction.NONE, 0o600, OWNER),
         ),
-        units=(Unit(UNIT),),
+        units=(Unit(UNIT, process="passwords"),),
         chains=(Chain(Family.V4, Table.FILTER, CHAIN, SECTION),),
         rules=tuple(_rules(section)),
         openings=openings(listening, PORT, SECTION, "passwords", CHAIN),

@@ -21,6 +21,7 @@ from agent.engine.model import (
     Probe,
     Problem,
     Reaction,
+    SshGreets,
     Unit,
     UnitActive,
     pointer,
@@ -31,6 +32,7 @@ from agent.services import CURRENT, Context, claims, control_addresses, fill, op
 SECTION = "ssh"
 ROLES = EVERY_ROLE
 UNIT = "sysvm-ssh.target"
+DAEMON = "sysvm-ssh.service"
 UNITS: frozenset[str] = frozenset({UNIT})
 
 PORT = 3922
@@ -89,7 +91,7 @@ def render(section: Section, context: Context) -> Artifacts:
             # sshd reads it at each log-in.
             File(AUTHORIZED_KEYS, fill("ssh/authorized_keys", keys=keys)),
         ),
-        units=(Unit(UNIT),),
+        units=(Unit(UNIT, daemon=DAEMON, process="sshd"),),
         openings=openings(listening, PORT, SECTION, "SSH"),
         claims=claims(listening, PORT, SECTION),
     )
@@ -101,7 +103,10 @@ def check(section: Section, context: Context, artifacts: Artifacts) -> tuple[Com
 
 
 def probe(section: Section, context: Context, artifacts: Artifacts) -> tuple[Probe, ...]:
-    return (UnitActive(UNIT),) if artifacts.units else ()
+    if not artifacts.units:
+        return ()
+    addresses = control_addresses(context)
+    return UnitActive(UNIT), *(SshGreets(UNIT, address, PORT) for _, address in addresses)
 
 
 def inspect(section: Section, context: Context) -> tuple[Command, ...]:

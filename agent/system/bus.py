@@ -14,6 +14,7 @@ from typing import Any
 from jeepney import (  # type: ignore[import-untyped]
     DBusAddress,
     DBusErrorResponse,
+    HeaderFields,
     MatchRule,
     Message,
     MessageType,
@@ -30,7 +31,7 @@ _START_TIMEOUT = 30.0  # seconds; less than the restore may take (sysvm-restore.
 _BUS = DBusAddress(message_bus.object_path, message_bus.bus_name, message_bus.interface)
 
 
-__all__ = ["Bus", "BusError", "DBusAddress", "Signals", "connect"]
+__all__ = ["Bus", "BusError", "DBusAddress", "Ear", "Signals", "connect", "ear"]
 
 
 class BusError(Exception):
@@ -94,6 +95,36 @@ class Bus:
 
 
 @dataclass(frozen=True, slots=True)
+class Ear:
+    """Hears a signal of many objects for as long as its connection is open; see `ear`."""
+
+    bus: "Bus"
+    rule: Mapping[str, str]
+    heard: deque[Message]
+
+    def add(self, path: str) -> None:
+        """Hear an object from now on. Raises BusError."""
+        rule = MatchRule(type="signal", path=path, **self.rule)
+        self.bus.call(_BUS, "AddMatch", "s", (rule.serialise(),))
+
+    def fileno(self) -> int:
+        """For poll(2): there may be something to hear."""
+        descriptor: int = self.bus.connection.sock.fileno()
+        return descriptor
+
+    def drain(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """What has been heard: each object's path, and the signal's body. Raises BusError."""
+        while True:
+            try:
+                message = self.bus.connection.recv_until_filtered(self.heard, timeout=0)
+            except TimeoutError:
+                return
+            except OSError as error:
+                raise BusError("", f"the system's bus went away: {error}") from error
+            yield message.header.fields[HeaderFields.path], message.body
+
+
+@dataclass(frozen=True, slots=True)
 class Signals:
     """What `Bus.hearing` hears."""
 
@@ -110,6 +141,15 @@ class Signals:
             raise BusError("", f"the system's bus went away: {error}") from error
         body: tuple[Any, ...] = message.body
         return body
+
+
+def ear(bus: Bus, interface: str, member: str) -> Ear:
+    """Hear a signal on this connection, beside calls; of no object yet."""
+    rule = {"interface": interface, "member": member}
+    heard: deque[Message] = deque()
+    # Left open for as long as the connection is.
+    bus.connection.filter(MatchRule(type="signal", **rule), queue=heard)
+    return Ear(bus, rule, heard)
 
 
 @contextlib.contextmanager

@@ -114,9 +114,9 @@ def _ask_master(path: str, command: str) -> str:
             time.sleep(_PAUSE)
 
 
-def info(path: str) -> dict[str, str]:
+def info(path: str, timeout: float = _TIMEOUT) -> dict[str, str]:
     """`show info` of a worker, by lower-case name. Raises OSError."""
-    pairs = (line.partition(": ") for line in ask(path, "show info").splitlines())
+    pairs = (line.partition(": ") for line in ask(path, "show info", timeout).splitlines())
     return {key.lower(): value for key, _, value in pairs if key}
 
 

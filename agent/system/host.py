@@ -78,7 +78,7 @@ class LinuxHost:
         self.blobs = Blobs(self.paths)
         self.charon = Charon(paths=self.paths)
         self.listener = Listener()  # its thread is the caller's
-        self._prober = Prober(self.netlink, self.units)
+        self.prober = Prober(self.netlink, self.units)
         self._rehearsal = Rehearsal()
         self._checkers: Scratch | None = None
         self._ahead: tuple[float, list[Future[dict[tuple[Family, Table], str]]]] | None = None
@@ -263,7 +263,7 @@ class LinuxHost:
                 assert_never(unit.reload)
 
     def probe(self, probes: Sequence[Probe], timeout: float) -> tuple[ProbeResult, ...]:
-        return self._prober.run(probes, timeout)
+        return self.prober.run(probes, timeout)
 
     def counters(self) -> Mapping[CounterKey, Count]:
         try:

@@ -1,27 +1,39 @@
-"""Probes: ask a service what a client would ask, until it answers rightly or time is over."""
+"""Probes: ask a service what a client would ask, until it answers rightly or time is over.
 
+They are also what the monitor asks every two seconds: none starts a process, here; what is the
+same each time is made once.
+"""
+
+import errno
+import functools
+import secrets
 import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import assert_never
 
 from agent.engine.host import StepFailed
 from agent.engine.model import (
+    CharonAnswers,
+    DhcpAnswers,
     DnsAnswers,
     HaproxyRuns,
     HttpReturns,
+    IPAddress,
     Probe,
     ProbeResult,
     RouteExists,
+    SshGreets,
     TcpAccepts,
     UnitActive,
 )
-from agent.system import haproxy
+from agent.system import dhcp, haproxy
 from agent.system.netlink import Netlink
 from agent.system.units import Units
+from agent.system.vici import Charon, CharonFailed
 
 _AT_ONCE = 16  # threads
 _FIRST_PAUSE = 0.01  # seconds, doubled up to the longest
@@ -32,8 +44,21 @@ _LONGEST_LINE = 8192  # bytes of a head
 _LARGEST_BODY = 1024 * 1024  # bytes
 
 
+# Of an address that is not there, or of us having no descriptor left: nobody else's fault.
+_OURS = frozenset(
+    {
+        errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN,
+        errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRINUSE, errno.EPERM,
+    }
+)  # fmt: skip
+
+
 class _NotYet(Exception):
-    """The answer, if any, was not the right one; the text says why, for a person."""
+    """There was no answer, or not the right one; the text says why, for a person."""
+
+
+class _Wrong(_NotYet):
+    """There was an answer, and it was not the right one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +67,7 @@ class Prober:
 
     netlink: Netlink
     units: Units
+    charon: Charon = field(default_factory=Charon)
 
     def run(self, probes: Sequence[Probe], timeout: float) -> tuple[ProbeResult, ...]:
         """Each probe's last answer, in their order; all are asked at once."""
@@ -51,13 +77,24 @@ class Prober:
         with ThreadPoolExecutor(min(_AT_ONCE, len(probes)), "probe") as pool:
             return tuple(pool.map(lambda probe: self._until(probe, deadline), probes))
 
+    def once(self, probe: Probe, timeout: float) -> ProbeResult:
+        """Ask once."""
+        try:
+            self._ask(probe, timeout)
+        except _Wrong as error:
+            return ProbeResult(probe, passed=False, detail=_words(error), answered=True)
+        except (_NotYet, StepFailed, OSError, CharonFailed) as error:
+            blameless = isinstance(error, OSError) and error.errno in _OURS
+            return ProbeResult(probe, passed=False, detail=_words(error), blameless=blameless)
+        return ProbeResult(probe, passed=True, answered=True)
+
     def _until(self, probe: Probe, deadline: float) -> ProbeResult:
         pause = _FIRST_PAUSE
         while True:
             left = deadline - time.monotonic()
             try:
                 self._ask(probe, min(max(left, _SHORTEST_TRY), _LONGEST_TRY))
-            except (_NotYet, StepFailed, OSError) as error:
+            except (_NotYet, StepFailed, OSError, CharonFailed) as error:
                 if deadline - time.monotonic() <= pause:
                     return ProbeResult(probe, passed=False, detail=_words(error))
             else:
@@ -73,14 +110,21 @@ class Prober:
             case DnsAnswers():
                 _dns(probe, timeout)
             case TcpAccepts():
-                socket.create_connection((str(probe.address), probe.port), timeout).close()
+                _connected(probe.address, probe.port, timeout).close()
             case HttpReturns():
                 _http(probe, timeout)
             case HaproxyRuns():
-                _haproxy(probe)
+                _haproxy(probe, timeout)
             case RouteExists():
                 if probe.route not in self.netlink.routes():
                     raise _NotYet(f"the kernel has no route to {probe.route.destination}")
+            case DhcpAnswers():
+                if not dhcp.informs(probe.server, timeout):
+                    raise _NotYet(f"{probe.server} does not answer DHCP")
+            case SshGreets():
+                _ssh(probe, timeout)
+            case CharonAnswers():
+                self.charon.version(timeout)
             case _:
                 assert_never(probe)
 
@@ -91,36 +135,68 @@ class Prober:
 
 
 def _dns(probe: DnsAnswers, timeout: float) -> None:
-    import dns.exception
-    import dns.message
-    import dns.query
-    import dns.rcode
-    import dns.rdatatype
-
     wanted = {ip_address(one) for one in probe.expect}
     kinds = {"A" if one.version == 4 else "AAAA" for one in wanted} or {"A"}
     found = set()
     for kind in kinds:
-        query = dns.message.make_query(probe.name, kind)
-        try:
-            reply = dns.query.udp(query, str(probe.server), timeout=timeout)
-        except dns.exception.DNSException as error:
-            raise _NotYet(f"{probe.server} does not answer for {probe.name}: {error}") from error
-        if reply.rcode() != dns.rcode.NOERROR:
-            raise _NotYet(
-                f"{probe.server} answers {dns.rcode.to_text(reply.rcode())} for {probe.name}"
-            )
-        found |= {
-            ip_address(item.to_text())
-            for answer in reply.answer
-            if answer.rdtype in {dns.rdatatype.A, dns.rdatatype.AAAA}
-            for item in answer
-        }
+        found |= _addresses(probe, kind, timeout)
     if wanted and found != wanted:
         told = ", ".join(sorted(map(str, found))) or "nothing"
-        raise _NotYet(
+        raise _Wrong(
             f"{probe.server} answers {told} for {probe.name}, not {', '.join(probe.expect)}"
         )
+
+
+@functools.lru_cache(64)
+def _question(name: str, kind: str) -> bytes:
+    """A query without its number."""
+    import dns.message
+
+    return dns.message.make_query(name, kind).to_wire()[2:]
+
+
+def _addresses(probe: DnsAnswers, kind: str, timeout: float) -> set[IPAddress]:
+    """What the server says; to the very address from itself, which so has to be ours."""
+    server = (str(probe.server), 53)
+    number = secrets.token_bytes(2)
+    family = socket.AF_INET if probe.server.version == 4 else socket.AF_INET6
+    deadline = time.monotonic() + timeout
+    with socket.socket(family, socket.SOCK_DGRAM) as channel:
+        channel.bind((server[0], 0))
+        channel.connect(server)
+        channel.send(number + _question(probe.name, kind))
+        reply = b""
+        while reply[:2] != number:
+            channel.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                reply = channel.recv(65535)
+            except TimeoutError as error:
+                raise _NotYet(f"{probe.server} does not answer for {probe.name}") from error
+    return set(_told(probe, kind, reply[2:]))
+
+
+@functools.lru_cache(64)
+def _told(probe: DnsAnswers, kind: str, reply: bytes) -> tuple[IPAddress, ...]:
+    """The addresses in a reply without its number; the same reply comes every time."""
+    import dns.exception
+    import dns.message
+    import dns.rcode
+    import dns.rdatatype
+
+    try:
+        message = dns.message.from_wire(b"\0\0" + reply)
+    except dns.exception.DNSException as error:
+        raise _NotYet(f"{probe.server} does not speak DNS: {error}") from error
+    if message.rcode() != dns.rcode.NOERROR:
+        raise _Wrong(
+            f"{probe.server} answers {dns.rcode.to_text(message.rcode())} for {probe.name}"
+        )
+    return tuple(
+        ip_address(item.to_text())
+        for answer in message.answer
+        if answer.rdtype == dns.rdatatype.from_text(kind)
+        for item in answer
+    )
 
 
 def _http(probe: HttpReturns, timeout: float) -> None:
@@ -128,7 +204,7 @@ def _http(probe: HttpReturns, timeout: float) -> None:
 
     http.client does more, with TLS and e-mail: 2 MiB that the agent would never give back.
     """
-    with socket.create_connection((str(probe.address), probe.port), timeout) as connection:
+    with _connected(probe.address, probe.port, timeout) as connection:
         head = f"GET {probe.path} HTTP/1.0\r\nHost: {probe.address}\r\n\r\n"
         connection.sendall(head.encode())
         with connection.makefile("rb") as reply:
@@ -139,15 +215,27 @@ def _http(probe: HttpReturns, timeout: float) -> None:
                 pass
             body = reply.read(_LARGEST_BODY)
     if int(words[1]) != probe.status:
-        raise _NotYet(f"{probe.path} has status {int(words[1])}, not {probe.status}")
+        raise _Wrong(f"{probe.path} has status {int(words[1])}, not {probe.status}")
     if probe.body is not None and body != probe.body.encode():
-        raise _NotYet(f"{probe.path} has {body[:80]!r}, not {probe.body!r}")
+        raise _Wrong(f"{probe.path} has {body[:80]!r}, not {probe.body!r}")
 
 
-def _haproxy(probe: HaproxyRuns) -> None:
-    description = haproxy.info(probe.socket).get("description", "")
+def _ssh(probe: SshGreets, timeout: float) -> None:
+    with _connected(probe.address, probe.port, timeout) as connection:
+        greeting = connection.recv(255)
+    if not greeting.startswith(b"SSH-2.0-"):
+        raise _NotYet(f"{probe.address} port {probe.port} does not speak SSH")
+
+
+def _connected(address: IPAddress, port: int, timeout: float) -> socket.socket:
+    """A connection from the very address, which so has to be ours: else nobody is to blame."""
+    return socket.create_connection((str(address), port), timeout, (str(address), 0))
+
+
+def _haproxy(probe: HaproxyRuns, timeout: float) -> None:
+    description = haproxy.info(probe.socket, timeout).get("description", "")
     if description != probe.description:
-        raise _NotYet(f"haproxy runs {description or 'nothing known'}, not {probe.description}")
+        raise _Wrong(f"haproxy runs {description or 'nothing known'}, not {probe.description}")
 
 
 def _words(error: Exception) -> str:

@@ -102,8 +102,15 @@ class Charon:
                 (name, _text(body)) for item in session.list_sas() for name, body in item.items()
             )
 
+    def version(self, timeout: float) -> None:
+        """Have charon say its version. Raises CharonFailed, also where it does not run."""
+        with self._session(timeout) as session:
+            if session is None:
+                raise CharonFailed("charon does not run")
+            session.version()
+
     @contextmanager
-    def _session(self) -> Iterator[Any]:
+    def _session(self, timeout: float = _TIMEOUT) -> Iterator[Any]:
         """A session, or None where nobody listens."""
         if not self.path.exists():
             yield None
@@ -112,7 +119,7 @@ class Charon:
         from vici.exception import CommandException, SessionException
 
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.settimeout(_TIMEOUT)
+            peer.settimeout(timeout)
             try:
                 peer.connect(str(self.path))
             except (ConnectionRefusedError, FileNotFoundError):

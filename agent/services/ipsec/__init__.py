@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.engine.model import (
     Artifacts,
+    CharonAnswers,
     Claim,
     Command,
     Connection,
@@ -62,7 +63,7 @@ def render(section: Section, context: Context) -> Artifacts:
     rules.render()
     return Artifacts(
         files=(File(FILE, _file(connections), UNIT, mode=0o600),),
-        units=(Unit(UNIT),),
+        units=(Unit(UNIT, process="charon"),),
         connections=connections,
         chains=tuple(rules.chains),
         rules=tuple(rules.rules),
@@ -106,7 +107,7 @@ def probe(section: Section, context: Context, artifacts: Artifacts) -> tuple[Pro
 
     Whether a tunnel is up is the peer's affair as much as ours, and no reason to undo a push.
     """
-    return (UnitActive(UNIT),) if artifacts.units else ()
+    return (UnitActive(UNIT), CharonAnswers(UNIT)) if artifacts.units else ()
 
 
 def inspect(section: Section, context: Context) -> tuple[Command, ...]:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from agent.monitor import service as s
 from agent.monitor.events import Event, Kind
-from agent.monitor.service import Act, Answer, Effect, Examined, Line, Process, Service, State
+from agent.monitor.model import Act, Answer, Effect, Examined, Line, Process, State
+from agent.monitor.service import Service
 
 EVERY = 1.8  # seconds between two questions
 DELAY = 0.02  # seconds until systemd starts it again
@@ -72,7 +73,7 @@ class World:
             elif due is not None and due <= self.now:
                 self._do(s.wait(self.service, self.now))
             else:
-                self._ask_at = self.now + (0.2 if self.service.eager else EVERY)
+                self._ask_at = self.now + (0.2 if self.service.eager(self.now) else EVERY)
                 self.ask()
 
     def ask(self) -> None:
@@ -172,3 +173,5 @@ class World:
                 self._at.append((self.now + 0.2, "_examined"))
             case Act.PUT_BACK:
                 self.broken = ""
+                if not self.process.starting:
+                    self.start()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.monitor import service as s
 from agent.monitor.events import Event, Kind, Severity
-from agent.monitor.service import Act, Process, Reason, State, Tone
+from agent.monitor.model import Act, Examined, Finding, Process, Reason, State, Tone, cause
 from tests.unit.monitor.simulated import World
 
 
@@ -56,7 +56,7 @@ def test_a_kill_is_one_death_and_one_recovery(world: World) -> None:
 )
 def test_a_death_has_its_reason(seen: dict[str, object], reason: Reason) -> None:
     process = Process(active="failed", **seen)  # type: ignore[arg-type]  # by name
-    assert s.cause(process)[0] is reason
+    assert cause(process)[0] is reason
 
 
 def test_a_death_is_told_of_once_however_late_it_is_noticed(world: World) -> None:
@@ -187,11 +187,11 @@ def test_what_a_hand_broke_is_put_back_without_a_loop(world: World) -> None:
 
 
 def test_a_configuration_that_is_ours_and_refused_is_not_tried_again(world: World) -> None:
-    finding = s.Finding("/run/sysvm/current/x", 3, "bad option", "/dhcp_dns")
+    finding = Finding("/run/sysvm/current/x", 3, "bad option", "/dhcp_dns")
     world.refuses = True
     world.kill()
     world.run(0.1)
-    world.service, effects = s.examined(world.service, s.Examined((), finding), world.now)
+    world.service, effects = s.examined(world.service, Examined((), finding), world.now)
     assert Act.START not in effects
     world._at = []  # noqa: SLF001 - the simulated examination finds something else
     starts = world.starts

@@ -7,7 +7,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from agent.engine.model import Artifacts, Family, IpsecPolicy, Table, UnitActive
+from agent.engine.model import Artifacts, CharonAnswers, Family, IpsecPolicy, Table, UnitActive
 from agent.services import ipsec
 from appliance.lab.pki import Authority
 from tests.unit.services import rules as fixtures
@@ -176,7 +176,8 @@ def test_daemon_runs_only_where_it_is_wanted() -> None:
     artifacts = rendered()
     assert [unit.name for unit in artifacts.units] == ["strongswan.service"]
     parsed = fixtures.section(ipsec, section(branch=tunnel()))
-    assert ipsec.probe(parsed, fixtures.CONTEXT, artifacts) == (UnitActive(ipsec.UNIT),)
+    wanted = (UnitActive(ipsec.UNIT), CharonAnswers(ipsec.UNIT))
+    assert ipsec.probe(parsed, fixtures.CONTEXT, artifacts) == wanted
     assert ipsec.probe(parsed, fixtures.CONTEXT, Artifacts()) == ()
 
 

@@ -1,0 +1,466 @@
+"""Watches the daemons of this VM: hears what becomes of them, asks them, and does what follows.
+
+What follows is decided elsewhere, and purely (`agent.monitor.service`). Here are two threads: one
+hears systemd, the kernel and the clock, and acts at once; the other (`agent.monitor.asker`) asks
+the daemons, which may take its time. They tell each other by messages; what others read of the
+services are whole values.
+
+systemd starts what ends, also while this is dead. What the monitor keeps stopped (a loop, a
+refused configuration) is taken up by the next agent, or by the next push.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import assert_never
+
+from agent.monitor import service
+from agent.monitor.asker import (
+    Answered,
+    Asker,
+    Beat,
+    Cleared,
+    Engine,
+    Looked,
+    Message,
+    Prober,
+    PutBack,
+    Ruled,
+    Wanted,
+    is_changing,
+)
+from agent.monitor.events import Event, Kind, Recorder
+from agent.monitor.holds import Holds
+from agent.monitor.log import Level, Sentence, ServiceLog
+from agent.monitor.model import Act, Effect, Hold, Line, Process, Row, State, Tone
+from agent.monitor.service import Service
+from agent.monitor.watched import Watched, short
+from agent.system import files
+from agent.system.bus import BusError
+from agent.system.paths import Paths
+from agent.system.unit_watch import Properties, UnitWatch, pidfd
+
+_PROMISED = 0.03  # seconds after a death in which systemd tells of it
+_POSTPONED = 0.5  # seconds, while somebody changes the machine
+_AGAIN = 1.0  # seconds until the bus is tried again
+_SOON = 5.0  # seconds until what waits for room is written
+
+_log = logging.getLogger(__name__)
+
+_SENTENCES = {
+    Tone.TRYING: Sentence.TRYING,
+    Tone.RECOVERED: Sentence.RECOVERED,
+    Tone.FAILED: Sentence.FAILED,
+    Tone.RUNNING: Sentence.RUNNING,
+}
+
+
+@dataclass(slots=True)
+class _Death:
+    """A process that is watched by the kernel's word, or has just ended by it."""
+
+    pid: int
+    descriptor: int | None
+    by: float | None = None  # when systemd has to have told of it
+
+
+@dataclass(slots=True)
+class Monitor:
+    """The daemons' monitor; `watch` and `ask` are its two threads' work."""
+
+    engine: Engine
+    prober: Prober
+    events: Recorder
+    log: ServiceLog
+    holds: Holds
+    paths: Paths
+    alive: Callable[[], None] = lambda: None  # called while both threads live
+    changed: Callable[[], None] = lambda: None  # called when another service is ill, or none is
+    bus: str = "SYSTEM"
+    _services: dict[str, Service] = field(default_factory=dict)
+    _wanted: Mapping[str, Watched] = field(default_factory=dict)
+    _epoch: str = "never looked"
+    _inbox: "SimpleQueue[Message]" = field(default_factory=SimpleQueue)
+    _wake: tuple[int, int] = field(default_factory=os.pipe)
+    _deaths: dict[str, _Death] = field(default_factory=dict)
+    _asker: Asker = field(init=False)
+    _ill: frozenset[str] = frozenset()
+    _told_of: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for end in self._wake:
+            os.set_blocking(end, False)
+        self._told_of = _read_counts(self.paths)
+        self._asker = Asker(
+            self.engine,
+            self.prober,
+            self.paths,
+            self._post,
+            lambda: self._services,
+            lambda: (self._wanted, self._epoch),
+        )
+
+    # -- for others -------------------------------------------------------------------------
+
+    def rows(self) -> Mapping[str, Row]:
+        """What is known of each unit that is wanted, by its name."""
+        offset, now, held = time.time() - time.monotonic(), time.monotonic(), self.holds.all()
+        rows: dict[str, Row] = {}
+        for unit, one in self._wanted.items():
+            known = self._services.get(unit)
+            if known is not None:
+                rows[one.name] = Row(
+                    state=known.shown,
+                    alive=known.seen.alive,
+                    ready=known.ready,
+                    correct=known.correct,
+                    reason=known.reason if known.shown is not State.RUNNING else "",
+                    detail=known.detail if known.shown is not State.RUNNING else "",
+                    since=known.since + offset,
+                    restarts=known.restarts(now),
+                    hold=held.get(one.name),
+                )
+        return rows
+
+    def hold(self, hold: Hold) -> None:
+        """Leave a unit alone until then. Raises HostFull."""
+        self.holds.put(hold)
+        until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(hold.until))
+        what = self._known_as(hold.unit)
+        self.log.write(
+            Level.NOTIF, what, f"The process {what} is held", by=hold.by, until=until, why=hold.why
+        )
+        say = f"{hold.by} holds {what} until {until} UTC: {hold.why}"
+        data = {"unit": hold.unit, "by": hold.by, "why": hold.why, "until": until}
+        self._record(
+            Event(kind=Kind.SERVICE_HELD, subject=short(hold.unit), message=say, data=data)
+        )
+        self._post(Ruled())
+
+    def release(self, unit: str, by: str) -> bool:
+        """End a hold, and forget what was the matter before. Was there one? Raises HostFull."""
+        held = self.holds.remove(unit)
+        if held is not None:
+            self._released(held, by)
+        self._post(Ruled())
+        self._post(Cleared(unit))
+        return held is not None
+
+    def clear(self, unit: str) -> None:
+        """Somebody has had it restarted: begin anew."""
+        self._post(Cleared(unit))
+
+    def wake(self) -> None:
+        """A change of the machine is over."""
+        self._asker.nudge()
+
+    def ask(self, stop: threading.Event) -> None:
+        """Ask the daemons until `stop` is set: the second thread's work."""
+        self._asker.run(stop)
+
+    def _released(self, hold: Hold, by: str) -> None:
+        what = self._known_as(hold.unit)
+        self.log.write(Level.NOTIF, what, f"The process {what} is released", by=by)
+        say = f"{what} is held no more ({by})"
+        self._record(
+            Event(
+                kind=Kind.SERVICE_RELEASED,
+                subject=short(hold.unit),
+                message=say,
+                data={"unit": hold.unit},
+            )
+        )
+
+    def _known_as(self, unit: str) -> str:
+        for one in self._wanted.values():
+            if one.name == unit:
+                return one.unit.known_as
+        return short(unit)
+
+    def _record(self, event: Event) -> None:
+        try:
+            self.events.record(event)
+        except Exception:  # noqa: BLE001 - who watches goes on watching
+            _log.exception("an event was not recorded")
+
+    def _post(self, message: Message) -> None:
+        self._inbox.put(message)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake[1], b".")
+
+    # -- the thread that hears and acts -----------------------------------------------------
+
+    def watch(self, stop: threading.Event) -> None:
+        """Hear and act until `stop` is set."""
+        complained = False
+        while not stop.is_set():
+            try:
+                with UnitWatch.open(self.bus) as heard:
+                    complained = False
+                    for unit in self._wanted:
+                        self._follow(heard, unit)
+                    while not stop.is_set():
+                        self._once(heard)
+            except BusError as error:
+                if not complained:
+                    _log.warning("systemd cannot be heard: %s", error)
+                complained = True
+                self._without_bus()
+                stop.wait(_AGAIN)
+        for unit in tuple(self._deaths):
+            self._unfollow(unit)
+
+    def _once(self, heard: UnitWatch) -> None:
+        """Wait for something to happen, and do what follows."""
+        poll = select.poll()
+        poll.register(heard.fileno(), select.POLLIN)
+        poll.register(self._wake[0], select.POLLIN)
+        for death in self._deaths.values():
+            if death.descriptor is not None:
+                poll.register(death.descriptor, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(self._patience() * 1000)}
+        self._note_deaths(ready)
+        for unit, properties in heard.changes():
+            self._look(heard, unit, properties)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake[0], 4096)
+        with contextlib.suppress(Empty):
+            while True:
+                self._take(heard, self._inbox.get_nowait())
+        self._pass_time(heard)
+
+    def _patience(self) -> float:
+        """Seconds until something is due."""
+        now = time.monotonic()
+        due = [now + _SOON]
+        due += [one.due for one in self._services.values() if one.due is not None]
+        due += [death.by for death in self._deaths.values() if death.by is not None]
+        return max(0.0, min(due) - now)
+
+    def _note_deaths(self, ready: Collection[int]) -> None:
+        for death in self._deaths.values():
+            if death.descriptor in ready:
+                os.close(death.descriptor)  # type: ignore[arg-type]  # None is not among them
+                death.descriptor, death.by = None, time.monotonic() + _PROMISED
+
+    def _pass_time(self, heard: UnitWatch) -> None:
+        now = time.monotonic()
+        for unit, death in tuple(self._deaths.items()):
+            if death.by is not None and death.by <= now:
+                death.by = None
+                if unit in self._services and self._services[unit].seen.pid == death.pid:
+                    properties = heard.read(unit)
+                    for other, changed in heard.changes():  # told before, and so older
+                        self._look(heard, other, changed)
+                    self._look(heard, unit, properties)
+        for unit, known in tuple(self._services.items()):
+            if known.due is None or known.due > now:
+                continue
+            if is_changing(self.paths, self._epoch):
+                self._services[unit] = replace(known, due=now + _POSTPONED)
+            else:
+                self._do(heard, unit, service.wait(known, now))
+        for hold in self.holds.expired(time.time()):
+            self._released(hold, "its time is over")
+            self._rule(heard)
+        self.log.flush()
+
+    def _take(self, heard: UnitWatch, message: Message) -> None:
+        now = time.monotonic()
+        match message:
+            case Wanted():
+                self._want(heard, message)
+            case Answered(unit, pid, given):
+                known = self._services.get(unit)
+                if known is not None and known.seen.pid == pid:
+                    self._do(heard, unit, service.ask(known, given, now))
+            case Looked(unit, found):
+                if unit in self._services:
+                    self._do(heard, unit, service.examined(self._services[unit], found, now))
+            case PutBack(unit, failed):
+                self._files_are_back(heard, unit, failed)
+            case Cleared(unit):
+                for main, one in self._wanted.items():
+                    if one.name == unit and main in self._services:
+                        self._do(heard, main, service.clear(self._services[main], now))
+            case Ruled():
+                self._rule(heard)
+            case Beat():
+                self.alive()
+            case _:
+                assert_never(message)
+
+    def _files_are_back(self, heard: UnitWatch, unit: str, failed: str) -> None:
+        known = self._services.get(unit)
+        if known is None:
+            return
+        if failed:
+            say = f"The files of {known.process} could not be put back"
+            self.log.write(Level.ALERT, known.process, say, detail=failed)
+            self._services[unit] = service.not_put_back(known)
+        else:
+            self.log.write(Level.INFO, known.process, f"The files of {known.process} are put back")
+            heard.start(unit)
+
+    def _want(self, heard: UnitWatch, wanted: Wanted) -> None:
+        """Another revision runs: what is wanted, and what was the matter, may be others."""
+        now = time.monotonic()
+        for unit in self._services.keys() - wanted.services.keys():
+            self._unfollow(unit)
+            del self._services[unit]
+        for unit, one in wanted.services.items():
+            before = self._wanted.get(unit)
+            if before is not None and before.enabled != one.enabled:
+                word = "watched again" if one.enabled else "not watched any more"
+                what = one.unit.known_as
+                self.log.write(Level.NOTIF, what, f"The process {what} is {word}")
+        new = wanted.services.keys() - self._services.keys()
+        self._wanted, self._epoch = wanted.services, wanted.epoch
+        for unit in new:
+            self._follow(heard, unit)
+        for unit in self._services.keys() - new:
+            self._do(heard, unit, service.clear(self._services[unit], now))
+        self._rule(heard)
+
+    def _rule(self, heard: UnitWatch) -> None:
+        held = self.holds.all().keys()
+        for unit, known in tuple(self._services.items()):
+            off = self._wanted[unit].off(held)
+            self._do(heard, unit, service.rule(known, off, time.monotonic()))
+
+    def _follow(self, heard: UnitWatch, unit: str) -> None:
+        if unit not in self._services:
+            one = self._wanted[unit]
+            begun = service.begin(
+                unit, one.unit.known_as, time.monotonic(), self._told_of.get(unit, -1)
+            )
+            off = one.off(self.holds.all().keys())
+            self._services[unit] = service.rule(begun, off, time.monotonic())[0]
+        properties = heard.follow(unit)
+        for other, changed in heard.changes():
+            self._look(heard, other, changed)
+        self._look(heard, unit, properties)
+
+    def _unfollow(self, unit: str) -> None:
+        death = self._deaths.pop(unit, None)
+        if death is not None and death.descriptor is not None:
+            os.close(death.descriptor)
+
+    def _without_bus(self) -> None:
+        """The bus is gone: the kernel's word for a death has to do; it is told of later."""
+        poll = select.poll()
+        for death in self._deaths.values():
+            if death.descriptor is not None:
+                poll.register(death.descriptor, select.POLLIN)
+        self._note_deaths({descriptor for descriptor, _ in poll.poll(0)})
+
+    def _look(self, heard: UnitWatch, unit: str, properties: Properties) -> None:
+        known = self._services.get(unit)
+        if known is None:
+            return
+        process = _process(properties)
+        death = self._deaths.get(unit)
+        if process.pid and (death is None or death.pid != process.pid):
+            self._unfollow(unit)
+            self._deaths[unit] = _Death(process.pid, pidfd(process.pid))
+        changing = process != known.seen and is_changing(self.paths, self._epoch)
+        step = service.look(known, process, time.monotonic(), changing=changing)
+        self._do(heard, unit, step)
+        if step[0].counted != self._told_of.get(unit):
+            self._told_of[unit] = step[0].counted
+            _write_counts(self.paths, self._told_of)
+        if step[0].eager(time.monotonic()):
+            self._asker.nudge()
+
+    def _do(self, heard: UnitWatch, unit: str, step: service.Step) -> None:
+        """Take up what a step has made of a service, and do what follows from it."""
+        after, effects = step
+        self._services[unit] = after
+        for effect in effects:
+            try:
+                self._perform(heard, after, effect)
+            except BusError as error:
+                if not error.name:
+                    raise
+                self.log.write(
+                    Level.INFO, after.process, f"The process {after.process} was not done with",
+                    detail=error,
+                )  # fmt: skip
+        if effects:
+            self._tell_of_ill()
+
+    def _perform(self, heard: UnitWatch, after: Service, effect: Effect) -> None:
+        match effect:
+            case Event():
+                self._record(effect)
+            case Line(tone, alert, details):
+                text = _SENTENCES[tone].of(after.process)
+                level = Level.ALERT if alert else Level.INFO
+                self.log.write(level, after.process, text, **dict(details or {}))
+            case Act.STOP:
+                heard.stop(after.unit)
+            case Act.START:
+                heard.start(after.unit)
+            case Act.KILL:
+                heard.kill(after.unit)
+            case Act.EXAMINE | Act.PUT_BACK:
+                self._asker.work(effect, after.unit)
+            case _:
+                assert_never(effect)
+
+    def _tell_of_ill(self) -> None:
+        ill = frozenset(
+            f"{one.process}: {one.shown}"
+            for one in self._services.values()
+            if one.shown in {State.CRASH_LOOP, State.CONFIGURATION, State.NOT_RECOVERED}
+        )
+        if ill != self._ill:
+            self._ill = ill
+            with contextlib.suppress(OSError):
+                files.write(ill_file(self.paths), "; ".join(sorted(ill)).encode(), durable=False)
+            self.changed()
+
+
+def ill_file(paths: Paths) -> Path:
+    """Where it stands which services are ill, for the console's banner."""
+    return paths.run / "ill"
+
+
+def _process(properties: Properties) -> Process:
+    return Process(
+        active=properties["ActiveState"],
+        sub=properties["SubState"],
+        pid=properties["MainPID"],
+        result=properties["Result"],
+        code=properties["ExecMainCode"],
+        status=properties["ExecMainStatus"],
+        restarts=properties["NRestarts"],
+        job=properties["Job"][0] != 0,
+        able=bool(properties["ConditionResult"]),
+    )
+
+
+def _counts_file(paths: Paths) -> Path:
+    return paths.run / "restarts.json"
+
+
+def _read_counts(paths: Paths) -> dict[str, int]:
+    """How many of systemd's restarts of each unit have been told of, by the agent before."""
+    try:
+        counts = json.loads(_counts_file(paths).read_bytes())
+        return {str(unit): int(count) for unit, count in counts.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _write_counts(paths: Paths, counts: Mapping[str, int]) -> None:
+    with contextlib.suppress(OSError):
+        files.write(_counts_file(paths), json.dumps(counts).encode(), durable=False)

@@ -2,7 +2,8 @@
 
 Management makes a session and gives its secret to the user's browser and only its SHA-256 to the
 proxy: what the proxy holds opens nothing. A secret opens once. A browser that loses its connection
-comes back with a resume secret, which the proxy makes at each opening and which also works once.
+comes back with a resume secret, which it makes itself for each opening, and of which the proxy is
+told the SHA-256 alone; it works once as well.
 
     offered --open--> open --lost--> waiting --open with the resume secret--> open
        |                |               |
@@ -14,7 +15,7 @@ Nothing here knows a clock: `now` is monotonic seconds, and the caller's.
 import enum
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from agent.console.limits import Buckets, Rate, source_key
@@ -167,10 +168,9 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A browser is in: bridge it, tell it its resume secret, and end it when the time is over."""
+    """A browser is in: bridge it, and end it when the time is over."""
 
     session: Session
-    resume: str = field(repr=False)
     lifetime: float | None  # seconds left
     connection: int  # of this session; the one before it, if it is still there, is over
 
@@ -191,14 +191,11 @@ def digest_of(secret: str) -> bytes:
 class Table:
     """The sessions of one proxy. Every change is one call; nothing here waits or raises midway."""
 
-    def __init__(
-        self, rules: TargetRules, cap: int, new_secret: Callable[[], str], offers: int = 4096
-    ) -> None:
+    def __init__(self, rules: TargetRules, cap: int, offers: int = 4096) -> None:
         self.rules = rules
         self.cap = cap  # sessions that are open, or wait for their browser
         self.draining = False
         self._offers = offers  # sessions that nobody has opened yet, at most
-        self._new_secret = new_secret
         self._live: dict[str, Live] = {}
         self._by_digest: dict[bytes, str] = {}
         self._spent: dict[bytes, tuple[Refusal, float]] = {}  # and until when it is remembered
@@ -257,8 +254,13 @@ class Table:
 
     # -- browsers -----------------------------------------------------------------------------
 
-    def open(self, secret: str, source: Address, now: float) -> Admitted | Refusal:
-        """Let a browser in with a secret, which from now on opens nothing."""
+    def open(
+        self, secret: str, source: Address, now: float, resume: bytes = b""
+    ) -> Admitted | Refusal:
+        """Let a browser in with a secret, which from now on opens nothing.
+
+        `resume` is the SHA-256 of what it will come back with; without, it cannot come back.
+        """
         key = source_key(source)
         if self._failures.level(key, now) < 1:
             return Refusal.RATE
@@ -269,15 +271,15 @@ class Table:
             return found
         live = found
         self._spend(live, Refusal.USED, now)
-        resume = self._new_secret()
-        live.resume_digest = digest_of(resume)
+        live.resume_digest = b"" if resume in self._by_digest or resume in self._spent else resume
         live.state = State.OPEN
         live.source = source
         live.opened = now if live.opened is None else live.opened
         live.last_input = now
         live.connections += 1
-        self._by_digest[live.resume_digest] = live.session.id
-        return Admitted(live.session, resume, live.lifetime_left(now), live.connections)
+        if live.resume_digest:
+            self._by_digest[live.resume_digest] = live.session.id
+        return Admitted(live.session, live.lifetime_left(now), live.connections)
 
     def _find(self, digest: bytes, source: Address, now: float) -> Live | Refusal:
         name = self._by_digest.get(digest)
@@ -316,7 +318,7 @@ class Table:
         live = self._live.get(name)
         if live is None or live.state is not State.OPEN or live.connections != connection:
             return None
-        if not live.session.policy.resume:
+        if not live.session.policy.resume or not live.resume_digest:
             return self.end(name, End.LOST, now)
         live.state = State.WAITING
         live.deadline = now + live.session.policy.resume

@@ -1,6 +1,5 @@
 """Sessions: a secret opens once, a lost browser comes back, everything has its end."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -28,15 +27,8 @@ SECRET = "secret"
 HERE = ip_address("192.0.2.7")
 
 
-def numbered() -> Iterator[str]:
-    number = 0
-    while True:
-        number += 1
-        yield f"resume-{number}"
-
-
 def table(cap: int = 50) -> Table:
-    return Table(RULES, cap, numbered().__next__)
+    return Table(RULES, cap)
 
 
 def session(name: str = "s1", secret: str = SECRET, policy: Policy | None = None) -> Session:
@@ -52,8 +44,8 @@ def session(name: str = "s1", secret: str = SECRET, policy: Policy | None = None
     )
 
 
-def opened(table: Table, secret: str, now: float = 1.0) -> Admitted:
-    answer = table.open(secret, HERE, now)
+def opened(table: Table, secret: str, now: float = 1.0, resume: str = "back") -> Admitted:
+    answer = table.open(secret, HERE, now, digest_of(resume))
     assert isinstance(answer, Admitted), answer
     return answer
 
@@ -114,9 +106,8 @@ def test_a_lost_browser_comes_back_with_its_resume_secret_and_only_with_the_last
     first = opened(sessions, "secret")
     assert sessions.lose("s1", first.connection, 10.0) is None
     assert sessions.open("secret", HERE, 11.0) is Refusal.USED
-    second = opened(sessions, first.resume, 12.0)
-    assert sessions.open(first.resume, HERE, 13.0) is Refusal.USED
-    assert second.resume != first.resume
+    second = opened(sessions, "back", 12.0, "again")
+    assert sessions.open("back", HERE, 13.0) is Refusal.USED
     assert sessions.lose("s1", first.connection, 14.0) is None  # the old connection, late
     live = sessions.get("s1")
     assert live is not None
@@ -124,14 +115,31 @@ def test_a_lost_browser_comes_back_with_its_resume_secret_and_only_with_the_last
     sessions.lose("s1", second.connection, 20.0)
     (ended,) = sessions.tick(80.0)
     assert ended.why is End.LOST
-    assert sessions.open(second.resume, HERE, 81.0) is Refusal.USED
+    assert sessions.open("again", HERE, 81.0) is Refusal.USED
 
 
 def test_a_browser_may_come_back_before_its_loss_was_seen() -> None:
     sessions = table()
     sessions.offer(session(), 0.0)
-    first = opened(sessions, "secret")
-    assert opened(sessions, first.resume).connection == 2
+    opened(sessions, "secret")
+    assert opened(sessions, "back").connection == 2
+
+
+def test_a_browser_that_promised_no_resume_secret_cannot_come_back() -> None:
+    sessions = table()
+    sessions.offer(session(), 0.0)
+    assert isinstance(sessions.open("secret", HERE, 1.0), Admitted)
+    ended = sessions.lose("s1", 1, 5.0)
+    assert ended is not None
+    assert ended.why is End.LOST
+
+
+def test_a_resume_secret_of_another_session_is_not_taken_over() -> None:
+    sessions = table()
+    sessions.offer(session("s1", "one"), 0.0)
+    sessions.offer(session("s2", "two"), 0.0)
+    opened(sessions, "one", resume="two")
+    assert opened(sessions, "two").session.id == "s2"
 
 
 def test_without_a_wait_a_lost_browser_is_the_end() -> None:
@@ -148,21 +156,21 @@ def test_coming_back_does_not_lengthen_the_life_of_a_session() -> None:
     first = opened(sessions, "secret", 10.0)
     assert first.lifetime == 100.0
     sessions.lose("s1", 1, 60.0)
-    second = opened(sessions, first.resume, 70.0)
+    second = opened(sessions, "back", 70.0, "again")
     assert second.lifetime == 40.0
     sessions.lose("s1", 2, 109.0)
-    assert sessions.open(second.resume, HERE, 110.0) is Refusal.EXPIRED
+    assert sessions.open("again", HERE, 110.0) is Refusal.EXPIRED
 
 
 def test_the_cap_holds_and_does_not_use_up_the_secret() -> None:
     sessions = table(cap=1)
     sessions.offer(session("s1", "one"), 0.0)
     sessions.offer(session("s2", "two"), 0.0)
-    first = opened(sessions, "one")
+    opened(sessions, "one")
     assert sessions.open("two", HERE, 1.0) is Refusal.FULL
     sessions.lose("s1", 1, 2.0)
     assert sessions.open("two", HERE, 3.0) is Refusal.FULL  # it waits, and keeps its place
-    assert opened(sessions, first.resume)
+    assert opened(sessions, "back")
     sessions.end("s1", End.CLOSED, 4.0)
     assert opened(sessions, "two")
 
@@ -180,14 +188,14 @@ def test_a_drain_lets_open_sessions_come_back_and_no_new_one_in() -> None:
     sessions = table()
     sessions.offer(session("s1", "one"), 0.0)
     sessions.offer(session("s2", "two"), 0.0)
-    first = opened(sessions, "one")
+    opened(sessions, "one")
     (ended,) = sessions.drain(1.0)
     assert ended.live.session.id == "s2"
     assert sessions.open("two", HERE, 2.0) is Refusal.EXPIRED
     with pytest.raises(NotAllowed, match="draining"):
         sessions.offer(session("s3", "three"), 2.0)
     sessions.lose("s1", 1, 2.0)
-    assert opened(sessions, first.resume)
+    assert opened(sessions, "back")
     sessions.resume_service()
     assert sessions.offer(session("s3", "three"), 2.0)
 
@@ -195,20 +203,20 @@ def test_a_drain_lets_open_sessions_come_back_and_no_new_one_in() -> None:
 def test_management_ends_a_session_at_any_time() -> None:
     sessions = table()
     sessions.offer(session(), 0.0)
-    first = opened(sessions, "secret")
+    opened(sessions, "secret")
     ended = sessions.end("s1", End.REVOKED, 2.0)
     assert ended is not None
-    assert sessions.open(first.resume, HERE, 3.0) is Refusal.USED
+    assert sessions.open("back", HERE, 3.0) is Refusal.USED
     assert sessions.end("s1", End.REVOKED, 4.0) is None
 
 
 def test_counters_are_over_all_connections() -> None:
     sessions = table()
     sessions.offer(session(), 0.0)
-    first = opened(sessions, "secret")
+    opened(sessions, "secret")
     sessions.count("s1", 10, 100, 3.0)
     sessions.lose("s1", 1, 4.0)
-    opened(sessions, first.resume, 5.0)
+    opened(sessions, "back", 5.0, "again")
     sessions.count("s1", 1, 2, 2.0)
     live = sessions.get("s1")
     assert live is not None
@@ -221,7 +229,7 @@ def test_nothing_secret_is_in_what_is_printed() -> None:
     admitted = opened(sessions, "secret")
     for shown in (repr(session()), repr(admitted), repr(sessions.get("s1"))):
         assert "hidden" not in shown
-        assert admitted.resume not in shown
+        assert repr(digest_of("back")) not in shown
         assert repr(session().digest) not in shown
 
 
@@ -265,14 +273,17 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(target=secrets, secret=secrets, source=st.integers(1, 4))
     def open(self, secret: str, source: int) -> str:
-        answer = self.table.open(secret, ip_address(f"198.51.100.{source}"), self.now)
+        self.made += 1
+        back = f"resume-{self.made}"
+        address = ip_address(f"198.51.100.{source}")
+        answer = self.table.open(secret, address, self.now, digest_of(back))
         if isinstance(answer, Refusal):
             return "nothing"
         assert secret not in self.opened_with, "a secret opened twice"
         self.opened_with.add(secret)
         assert answer.lifetime is not None
         assert 0 < answer.lifetime <= 200.0
-        return answer.resume
+        return back
 
     @rule(number=st.integers(1, 12), back=st.integers(0, 1))
     def lose(self, number: int, back: int) -> None:

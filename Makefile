@@ -15,6 +15,10 @@ PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset
 # What builds an image, unpacks one, and boots it.
 PACKAGES += dosfstools e2fsprogs fdisk genisoimage gnupg mount mtools ovmf qemu-system-x86 \
 	qemu-utils sudo zstd
+# What the console proxy's tests have as a hypervisor's screen.
+PACKAGES += tigervnc-standalone-server
+# Without what it asks for (numpy, redis, requests, jwcrypto) and nothing of ours uses.
+WEBSOCKIFY := 'websockify>=0.13,<0.14'
 # Debian and Ubuntu take the tools for virtual environments out of Python's package.
 PACKAGES += $(shell $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || echo python3-venv)
 
@@ -91,6 +95,7 @@ clean: ## Remove what was made here (not labs that are up, nor the cached root f
 	@mkdir -p .make
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[host,vm,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEBSOCKIFY)
 	@touch $@
 
 # The fast tests run without root; only a machine without a compiler has to be given one first.

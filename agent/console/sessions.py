@@ -135,7 +135,7 @@ class End(enum.StrEnum):
     REFUSED_BY_SCREEN = "the hypervisor refused it"
     SCREEN_GONE = "the hypervisor closed it"
     FAULT = "the browser broke the protocol"
-    WORKER = "its worker died"
+    HANDED_OVER = "opened through another proxy"
 
 
 class NotAllowed(ValueError):

@@ -74,7 +74,7 @@ def to_screen(credentials: Credentials) -> Steps[None]:
     theirs = yield Receive(12)
     version = _version(theirs)
     yield Send(b"RFB 003.%03d\n" % version)
-    kind = yield from (_told_kind() if version == 3 else _chosen_kind(credentials))
+    kind = yield from (_told_kind(credentials) if version == 3 else _chosen_kind(credentials))
     if kind == _VENCRYPT:
         kind = yield from _vencrypt(credentials)
     if kind in {_VNC, _X509_VNC}:
@@ -104,11 +104,13 @@ def _version(theirs: bytes) -> int:
     return 7 if minor == 7 else 3
 
 
-def _told_kind() -> Steps[int]:
+def _told_kind(credentials: Credentials) -> Steps[int]:
     """In 3.3 the server says how it is."""
     (kind,) = struct.unpack(">I", (yield Receive(4)))
     if kind == 0:
         yield from _refusal()
+    if credentials.ca:
+        raise HandshakeFailed("the hypervisor has no TLS, it speaks RFB 3.3")
     if kind not in {_NONE, _VNC}:
         raise HandshakeFailed("the hypervisor wants", _name(kind))
     return int(kind)

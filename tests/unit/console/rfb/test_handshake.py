@@ -128,6 +128,7 @@ def test_vencrypt_with_certificates(
         ),
         (V7 + bytes((1, 2)) + CHALLENGE + struct.pack(">I", 2), PASSWORD, "too many attempts"),
         (V8 + bytes((2, 1, 2)), TLS_PASSWORD, "has no TLS, it offers only: None, VNC password"),
+        (V3 + struct.pack(">I", 2), TLS_PASSWORD, "has no TLS, it speaks RFB 3.3"),
         (V8 + bytes((1, 19)), PASSWORD, "no CA to know it by"),
         (V8 + bytes((1, 19)) + b"\x00\x01", TLS, "before 0.2"),
         (V8 + bytes((1, 19)) + b"\x00\x02\x01", TLS, "does not speak VeNCrypt 0.2"),

@@ -1,0 +1,70 @@
+// The page of a console: takes the one-time secret out of the address, opens noVNC with it, and
+// comes back by itself with a secret of its own making when the connection is lost.
+
+import RFB from "/novnc/core/rfb.js";
+
+const RETRY = [500, 1000, 2000, 4000, 8000, 8000, 8000, 8000];  // milliseconds
+const screen = document.getElementById("screen");
+const state = document.getElementById("state");
+let rfb = null;
+let secret = new URLSearchParams(location.hash.slice(1)).get("s");
+let tries = 0;
+let told = "";
+
+// Nobody finds the secret in the address bar or the history.
+history.replaceState(null, "", location.pathname);
+
+function base64url(bytes) {
+    return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+}
+
+function say(text, bad) {
+    state.textContent = text;
+    state.classList.toggle("bad", Boolean(bad));
+}
+
+async function open() {
+    told = "";
+    const back = base64url(crypto.getRandomValues(new Uint8Array(32)));
+    const protocols = ["binary", `secret.${secret}`];
+    if (crypto.subtle) {  // which a page without TLS has not; then a lost console is over
+        const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(back));
+        protocols.push(`resume.${base64url(new Uint8Array(digest))}`);
+    }
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    rfb = new RFB(screen, `${scheme}//${location.host}/socket`, { wsProtocols: protocols });
+    rfb.scaleViewport = true;
+    rfb.addEventListener("connect", () => {
+        secret = crypto.subtle ? back : null;
+        tries = 0;
+        say("connected");
+        rfb.focus();
+    });
+    rfb.addEventListener("desktopname", (event) => {
+        document.title = event.detail.name;
+        document.getElementById("title").textContent = event.detail.name;
+    });
+    rfb.addEventListener("securityfailure", (event) => {
+        told = event.detail.reason || "The console was refused.";
+    });
+    rfb.addEventListener("disconnect", (event) => {
+        rfb = null;
+        if (told) {
+            say(told, true);
+        } else if (event.detail.clean || secret === null || tries >= RETRY.length) {
+            say("The console is closed.", !event.detail.clean);
+        } else {
+            say("The connection was lost; trying again …", true);
+            setTimeout(open, RETRY[tries++]);
+        }
+    });
+}
+
+document.getElementById("cad").addEventListener("click", () => rfb && rfb.sendCtrlAltDel());
+document.getElementById("fullscreen").addEventListener("click", () => screen.requestFullscreen());
+
+if (secret) {
+    open();
+} else {
+    say("This console link is not complete. Open the console again.", true);
+}

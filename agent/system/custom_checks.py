@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.monitor.checks import CannotTell, Custom, CustomRun
 from agent.monitor.health import Level
-from agent.system.run import Completed, run
+from agent.system.run import CommandFailed, Completed, run
 
 # The image's own, and what was put on the state partition: the first of a name is the one.
 FOLDERS = (Path("/etc/sysvm/checks.d"), Path("/var/lib/sysvm/checks"))
@@ -42,6 +42,7 @@ LIMITS: Mapping[str, str] = {
     "LimitCORE": "0",
     "OOMScoreAdjust": "800",
     "Nice": "10",
+    "CPUQuota": "50%",
 }
 # It may look at the network's tables and at files that are not its own.
 SANDBOX: Mapping[str, str] = {
@@ -122,16 +123,25 @@ def run_one(name: str, level: Level, scratch: Path, folders: Sequence[Path] = FO
     file = next((one for folder in folders if (one := folder / name).exists()), None)
     if file is None:
         raise CannotTell(f"there is no {name} any more")
-    output = scratch / f"{name}.out"
-    argv = ["systemd-run", "--wait", "--collect", f"--unit=sysvm-check-{name}"]
+    output, unit = scratch / f"{name}.out", f"sysvm-check-{name}.service"
+    argv = ["systemd-run", "--wait", "--collect", f"--unit={unit}"]
     settings = {**SANDBOX, **LIMITS, "StandardOutput": f"truncate:{output}"}
     argv += [f"--property={key}={value}" for key, value in settings.items()]
     try:
         ended = run([*argv, "--", str(file), level], timeout=SECONDS + _PATIENCE, check=False)
         return outcome(ended, _read(output))
+    except CommandFailed as error:
+        _end(unit)
+        raise CannotTell(f"systemd did not run it: {error.reason}") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             output.unlink()
+
+
+def _end(unit: str) -> None:
+    """Have nothing of it stay, when systemd is too busy to see to that itself."""
+    with contextlib.suppress(CommandFailed):
+        run(["systemctl", "kill", "--signal=SIGKILL", unit], timeout=_PATIENCE)
 
 
 def _read(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.system.run import Completed
+from appliance.errors import ApplianceError
 from appliance.lab.node import Node
 
 UNITS = ("dnsmasq.service", "haproxy.service", "apache2.service", "sysvm-front.service")
@@ -70,15 +71,22 @@ def tables(saved: str) -> str:
 
 @contextmanager
 def knocking(node: Node, address: str, port: int) -> Iterator[list[str]]:
-    """Knock from a node, TCP and UDP, as fast as one thread can; what got in is listed."""
+    """Knock from a node, TCP and UDP, as fast as one thread can; what got in is listed.
+
+    Raises ApplianceError where it could not go on to the end: nothing would have been noticed.
+    """
     entered: list[str] = []
+    failed: list[Exception] = []
     stop = threading.Event()
 
     def knock() -> None:
-        while not stop.is_set():
-            if node.reaches(address, port, timeout=0.05):
-                entered.append("tcp")
-            node.ask(address, port, timeout=0.005)
+        try:
+            while not stop.is_set():
+                if node.reaches(address, port, timeout=0.05):
+                    entered.append("tcp")
+                node.ask(address, port, timeout=0.005)
+        except Exception as error:  # noqa: BLE001 - told below, by another thread
+            failed.append(error)
 
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
@@ -87,3 +95,5 @@ def knocking(node: Node, address: str, port: int) -> Iterator[list[str]]:
     finally:
         stop.set()
         thread.join()
+    if failed:
+        raise ApplianceError(f"{node.name} could not knock to the end: {failed[0]}")

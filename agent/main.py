@@ -214,6 +214,7 @@ def _serve() -> int:
             target=_watch, args=(engine, paths, outbox, stop), name="watch", daemon=True
         )
         watcher.start()
+        host.listener.tell(outbox)
         hearer = threading.Thread(target=host.listener.run, args=(stop,), name="vpn", daemon=True)
         hearer.start()
         places = Places()
@@ -239,6 +240,7 @@ def _serve() -> int:
         for name, work in (("monitor", monitor.watch), ("ask", monitor.ask)):
             threading.Thread(target=work, args=(stop,), name=name, daemon=True).start()
         woken.append(monitor.wake)
+        _listen(paths, outbox, stop)
         signal.signal(signal.SIGTERM, _terminate)
         try:
             streams = Streams()
@@ -268,6 +270,26 @@ def _tell(
         threading.Thread(target=run, args=(stop,), name=name, daemon=True).start()
 
 
+def _listen(paths: Paths, events: Recorder, stop: threading.Event) -> None:
+    """Hear from both haproxies: of servers, and of who is refused. And watch the disk."""
+    from agent.monitor import balancer, refusals
+    from agent.services import control, load_balancer
+    from agent.system import haproxy
+
+    servers = balancer.Servers(load_balancer.STATS_SOCKET, paths.run / "servers-down.json", events)
+    refused = refusals.Refusals(events)
+    rings = (
+        ("servers", load_balancer.STATS_SOCKET, balancer.RING, servers),
+        ("refusals", control.STATS_SOCKET, refusals.RING, refused),
+    )
+    for name, *arguments in rings:
+        threading.Thread(
+            target=haproxy.follow, args=(*arguments, stop), name=name, daemon=True
+        ).start()
+    state = lookout.StateWatch(paths.state, events)
+    threading.Thread(target=state.run, args=(stop,), name="state", daemon=True).start()
+
+
 def _trim_when_sent(response: "Response") -> "Response":
     """What a push needed for a moment goes back to the system once it is answered."""
     response.call_on_close(memory.trim)
@@ -281,13 +303,12 @@ def _terminate(_signal: int, _frame: object) -> None:
 def _watch(engine: Engine, paths: Paths, events: Recorder, stop: threading.Event) -> None:
     """Look for drift, and now and then keep the counters and tidy up."""
     lookout.started(paths, events)
-    state, drift = lookout.StateWatch(paths.state, events), lookout.DriftWatch(events)
+    drift = lookout.DriftWatch(events)
     seen: int | None = None
     rounds = 0
     while not stop.wait(WATCH_INTERVAL):
         rounds += 1
         try:
-            state.look()
             if (found := _drift(engine, stop)) is not None:
                 drift.found(found, _legacy())
             if (current := engine.state().current) != seen:

@@ -400,7 +400,12 @@ CATALOGUE: Mapping[Kind, Meaning] = {
         Severity.WARNING,
         "Somebody was refused at the control endpoint: no certificate, or not one that may.",
         "`sysvmctl logs sysvm-front` has who and why",
-        {"client": "its address", "reason": "why", "times": "how often within the last minute"},
+        {
+            "client": "its address; `others` where there were too many",
+            "reason": "why",
+            "name": "the common name of its certificate, where it showed one",
+            "times": "how often within the last minute",
+        },
     ),
     Kind.EVENTS_GAP: Meaning(
         Severity.ALERT,

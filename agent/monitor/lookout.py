@@ -4,6 +4,7 @@ Each look compares with what was found before, so that an event is a change.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,8 @@ from agent.monitor.events import Event, Kind, Recorder
 from agent.monitor.health import Verdict
 from agent.system import files
 from agent.system.paths import Paths
+
+STATE_INTERVAL = 5.0  # seconds from one look at the state partition to the next
 
 
 def started(paths: Paths, events: Recorder) -> None:
@@ -53,6 +56,11 @@ class StateWatch:
         self._folder = folder
         self._events = events
         self._well = True
+
+    def run(self, stop: threading.Event) -> None:
+        """Look until `stop`."""
+        while not stop.wait(STATE_INTERVAL):
+            self.look()
 
     def look(self) -> None:
         reason = _full(self._folder)

@@ -5,11 +5,14 @@ Management guide of haproxy, 9.3 and 9.4: one command a connection, which ends t
 
 import csv
 import logging
+import re
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from agent.engine.host import StepFailed
 from agent.engine.model import Keep
@@ -20,6 +23,8 @@ _RELOAD_TIMEOUT = 30.0
 _MASTER_PATIENCE = 2.0
 _PAUSE = 0.02
 _CHUNK = 65536
+_AGAIN = 1.0  # seconds from one try to hear a worker to the next
+_GONE = re.compile(r"Proxy \S+ stopped \(")
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +52,29 @@ class ServerRow:
     server: str
     address: str  # address:port, an IPv6 address without brackets
     up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What haproxy thinks of a server."""
+
+    listener: str
+    server: str
+    status: str
+    check: str  # such as L4OK, L7TOUT; INI where it has not been checked yet
+
+
+class Follower(Protocol):
+    """Who follows a ring."""
+
+    def begun(self) -> None:
+        """What is said from now on is heard."""
+
+    def heard(self, line: str) -> None:
+        """Something was said."""
+
+    def idle(self) -> None:
+        """Nothing was said for a moment."""
 
 
 def ask(path: str, command: str, timeout: float = _TIMEOUT) -> str:
@@ -118,6 +146,54 @@ def info(path: str, timeout: float = _TIMEOUT) -> dict[str, str]:
     """`show info` of a worker, by lower-case name. Raises OSError."""
     pairs = (line.partition(": ") for line in ask(path, "show info", timeout).splitlines())
     return {key.lower(): value for key, _, value in pairs if key}
+
+
+def health(path: str) -> Iterator[Health]:
+    """Every server, from `show stat` of a worker. Raises OSError."""
+    head, *lines = ask(path, "show stat -1 4 -1").removeprefix("# ").splitlines()
+    names = head.split(",")
+    places = [names.index(name) for name in ("pxname", "svname", "status", "check_status")]
+    most = max(places) + 1
+    for line in lines:
+        row = line.split(",", most)
+        if len(row) > most:
+            yield Health(*(row[place].removeprefix("* ") for place in places))
+
+
+def follow(path: str, ring: str, follower: Follower, stop: threading.Event) -> None:
+    """Hear what haproxy writes into a ring, worker after worker, until `stop`.
+
+    A worker that has been replaced says so, and is let go: it would wait for its last client.
+    """
+    while not stop.is_set():
+        try:
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.settimeout(_TIMEOUT)
+                peer.connect(path)
+                peer.sendall(f"show events {ring} -w -n\n".encode())
+                follower.begun()
+                _hear(peer, follower, stop)
+        except OSError as error:
+            log.debug("%s is not heard: %s", path, error)
+        stop.wait(_AGAIN)
+
+
+def _hear(peer: socket.socket, follower: Follower, stop: threading.Event) -> None:
+    rest = b""
+    while not stop.is_set():
+        try:
+            said = peer.recv(_CHUNK)
+        except TimeoutError:
+            follower.idle()
+            continue
+        if not said:
+            return
+        *lines, rest = (rest + said).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace")
+            if _GONE.match(text):
+                return
+            follower.heard(text)
 
 
 def servers(path: str) -> tuple[Server, ...]:

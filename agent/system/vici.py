@@ -25,6 +25,7 @@ from typing import Any
 
 from agent.engine.host import StepFailed
 from agent.engine.model import Connection
+from agent.monitor.events import NOWHERE, Event, Kind, Recorder
 from agent.system.paths import Paths
 
 SOCKET = Path("/run/charon.vici")
@@ -333,6 +334,13 @@ class Listener:
         self._failed: dict[str, Refusal] = {}
         self._tunnels: dict[tuple[str, str], Tunnel] = {}
         self._refusals: deque[Refusal] = deque(maxlen=_REMEMBERED)
+        self._there: dict[tuple[str, str], set[str]] = {}  # charon's numbers of what is up
+        self._removed: set[str] = set()  # connections that the document no longer wants
+        self._events: Recorder = NOWHERE
+
+    def tell(self, events: Recorder) -> None:
+        """Record tunnels that go down and come up."""
+        self._events = events
 
     def failures(self) -> Mapping[str, Refusal]:
         """Why connections do not come up, by name; none since they last did."""
@@ -391,19 +399,24 @@ class Listener:
 
     def hear(self, kind: str, message: Message) -> None:
         """One event."""
+        found: list[Event] = []
         with self._mutex:
             match kind:
                 case "log":
                     self._logged(message)
                 case "child-updown":
-                    self._came_or_went(message)
+                    found += self._came_or_went(message)
                 case "child-rekey":
                     self._rekeyed(message)
+        for event in found:
+            self._events.record(event)
 
     def _logged(self, message: Message) -> None:
         said = str(message.get("msg", ""))
         if said.startswith(_REMOVED):
-            self._failed.pop(said.removeprefix(_REMOVED), None)
+            name = said.removeprefix(_REMOVED)
+            self._failed.pop(name, None)
+            self._removed.add(name)
             return
         if said.startswith(_KNOCKS):
             self._knock = said
@@ -422,30 +435,63 @@ class Listener:
         if before is None or before.attempt != attempt or refusal.at - before.at > _MOMENT:
             self._failed[name] = refusal
 
-    def _came_or_went(self, message: Message) -> None:
+    def _came_or_went(self, message: Message) -> Iterator[Event]:
         up = message.get("up") == "yes"
-        for name, child in _children(message):
+        for name, child, association in _children(message):
+            known = (name, child) in self._tunnels
             tunnel = self._tunnels.get((name, child), Tunnel())
-            self._tunnels[name, child] = replace(tunnel, up_since=self._now() if up else None)
+            there = self._there.setdefault((name, child), set())
+            number = str(association.get("uniqueid", ""))
+            if up:
+                there.add(number)
+            else:
+                there.discard(number)
+            # The one before may go only after the new one is up.
+            since = tunnel.up_since if there else None
+            self._tunnels[name, child] = replace(tunnel, up_since=self._now() if up else since)
             if up:
                 self._failed.pop(name, None)
+                self._removed.discard(name)
+                if tunnel.up_since is None:
+                    yield _tunnel_event(Kind.TUNNEL_UP, name, child)
+            elif not there and (tunnel.up_since or not known) and name not in self._removed:
+                failure = self._failed.get(name)
+                reason = failure.reason if failure else ""
+                yield _tunnel_event(Kind.TUNNEL_DOWN, name, child, reason)
 
     def _rekeyed(self, message: Message) -> None:
         now = self._now()
-        for name, child in _children(message):
+        for name, child, association in _children(message):
+            there = self._there.setdefault((name, child), set())
+            there.discard(str(association.get("old", {}).get("uniqueid", "")))
+            there.add(str(association.get("new", {}).get("uniqueid", "")))
             tunnel = self._tunnels.get((name, child))
             if tunnel is None or tunnel.up_since is None:  # it came up before we listened
-                old = message[name]["child-sas"][child].get("old", {})
-                tunnel = Tunnel(up_since=now - int(old.get("install-time", 0)))
+                age = int(association.get("old", {}).get("install-time", 0))
+                tunnel = Tunnel(up_since=now - age)
             self._tunnels[name, child] = replace(tunnel, rekeyed=now)
 
 
-def _children(message: Message) -> Iterator[tuple[str, str]]:
-    """Connection and child that an event is about; a rekeying has an old one and a new one."""
+def _tunnel_event(kind: Kind, name: str, child: str, reason: str = "") -> Event:
+    state = "up" if kind is Kind.TUNNEL_UP else "down"
+    data = {"connection": name, "child": child}
+    if kind is Kind.TUNNEL_DOWN:
+        data["reason"] = reason
+    return Event(
+        kind=kind,
+        subject=f"{name}/{child}",
+        message=f"tunnel {child} of {name} is {state}" + (f": {reason}" if reason else ""),
+        data={**data},
+    )
+
+
+def _children(message: Message) -> Iterator[tuple[str, str, Message]]:
+    """Connection, child and the child itself, of an event; a rekeying has an old and a new one."""
     for name, ike in message.items():
         if isinstance(ike, Mapping):
             for key, child in ike.get("child-sas", {}).items():
-                yield name, str(child.get("name", key))
+                new = child.get("new", {})
+                yield name, str(child.get("name", new.get("name", key))), child
 
 
 # -- when charon starts ----------------------------------------------------------------------------

@@ -342,3 +342,95 @@ def test_read_only_disk_hides_nothing(lab: Lab, router: Router) -> None:
         spooled = ["sh", "-c", "ls /run/sysvm/events"]
         wait_until(lambda: not lab.vm.run(spooled).text, 10, "it is taken in")
         assert known(lab) == [5000]
+
+
+# -- what raises events ------------------------------------------------------------------------
+
+
+def since(lab: Lab, place: dict[str, Any]) -> list[dict[str, Any]]:
+    query = f"after={place['next']}&stream={place['stream']}"
+    events: list[dict[str, Any]] = kept(lab, query)["events"]
+    return events
+
+
+def told(lab: Lab, place: dict[str, Any], kind: str, seconds: float = 15) -> dict[str, Any]:
+    """The first event of this kind after a place."""
+
+    def found() -> list[dict[str, Any]]:
+        return [event for event in since(lab, place) if event["kind"] == kind]
+
+    return wait_until(found, seconds, f"{kind} is told")[0]
+
+
+def down_servers(lab: Lab) -> set[str]:
+    """Of all that was told so far."""
+    down: set[str] = set()
+    for event in kept(lab, "tail=1000")["events"]:
+        if event["kind"] == "balancer.server-down":
+            down.add(event["subject"])
+        elif event["kind"] == "balancer.server-up":
+            down.discard(event["subject"])
+    return down
+
+
+def test_servers_that_go_down_and_come_up_are_told(lab: Lab, router: Router) -> None:
+    """The example's guests serve nothing: their servers are down, until one serves."""
+    vm1 = lab.guests["vm1"]
+    vm1.dhcp()
+    wait_until(lambda: down_servers(lab) == {"shop/vm1", "shop/vm2"}, 30, "both are down")
+    place = kept(lab)
+    with vm1.serve(80):
+        up = told(lab, place, "balancer.server-up", 30)
+        assert up["subject"] == "shop/vm1"
+        # A reload is no reason to tell anything.
+        router.change({"load_balancer": {"listeners": {"shop": {"max_connections": 99}}}})
+        lab.vm.run(["systemctl", "restart", "sysvm-agent"])
+        lab.vm.wait_ready()
+    down = told(lab, place, "balancer.server-down", 30)
+    assert (down["subject"], down["severity"]) == (up["subject"], "warning")
+    assert down["seq"] > up["seq"]
+
+
+@pytest.mark.parametrize(
+    ("identity", "reason"),
+    [
+        ("misnamed", "not among the allowed ones"),
+        ("revoked", "its certificate is revoked"),
+        ("expired", "its certificate has expired"),
+        ("stranger", "of another authority"),
+        (None, "showed no certificate"),
+    ],
+)
+def test_refused_clients_are_told(
+    lab: Lab, router: Router, identity: str | None, reason: str
+) -> None:
+    place = kept(lab)
+    try:
+        assert lab.manager.request("GET", "/v1/status", identity=identity).status == 403
+    except OSError:
+        assert identity != "misnamed"
+    refused = told(lab, place, "client.refused")
+    assert refused["subject"] == address(lab)
+    assert reason in refused["message"]
+
+
+def test_rollback_of_what_was_not_confirmed_is_told_by_the_timers_own_process(
+    lab: Lab, router: Router
+) -> None:
+    place = kept(lab)
+    document = router.next(router.document)
+    document["site"]["domain"] = "trial.example"
+    path = "/v1/document?confirm_within=2"
+    assert lab.vm.request("PUT", path, json=document).status == 202
+    told(lab, place, "document.provisional")
+    back = told(lab, place, "document.rolled-back", 30)
+    assert "not confirmed" in back["data"]["cause"]
+
+
+def test_drift_and_legacy_rules_are_told_until_they_are_over(lab: Lab, router: Router) -> None:
+    place = kept(lab)
+    lab.vm.run(["iptables", "-I", "INPUT", "-p", "tcp", "--dport", "4711", "-j", "ACCEPT"])
+    drift = told(lab, place, "drift.found", 70)
+    assert "4711" in drift["message"]
+    lab.vm.run(["iptables", "-D", "INPUT", "-p", "tcp", "--dport", "4711", "-j", "ACCEPT"])
+    told(lab, place, "drift.over", 70)

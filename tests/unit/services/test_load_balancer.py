@@ -78,7 +78,8 @@ def test_no_listeners_want_nothing() -> None:
 def test_parses_back() -> None:
     found = parse(texts(rendered(NAME, WHOLE))[CFG])
     assert list(found) == [
-        "global", "defaults", "listen empty", "listen inside", "listen mail", "listen web",
+        "global", "ring notices", "defaults", "listen empty", "listen inside", "listen mail",
+        "listen web",
     ]  # fmt: skip
     web, inside = found["listen web"], found["listen inside"]
     assert ["bind", "203.0.113.10:80"] in web
@@ -186,7 +187,7 @@ def test_strings_are_refused_or_come_back_as_they_were(
             continue
         text = texts(load_balancer.render(section, context()))[CFG]
         found = parse(text)
-        assert len(found) == 3
+        assert len(found) == 4
         words = found[f"listen {name if not check else 'web'}"]
         assert [w[0] for w in words].count("bind") == 1
         send = next(w for w in words if w[:2] == ["http-check", "send"])

@@ -17,8 +17,10 @@ from vici.protocol import FiniteStream, Message, Packet, Transport
 
 from agent.engine.host import StepFailed
 from agent.engine.model import Connection
+from agent.monitor.events import Kind
 from agent.system.paths import Paths
 from agent.system.vici import FILE, Charon, Listener, load_running
+from tests.unit.monitor.heard import Heard
 
 CONTENT: dict[str, Any] = {
     "connection": {
@@ -343,6 +345,59 @@ def test_renewed_keys_keep_since_when_it_is_up() -> None:
     ear.listener.hear("child-rekey", {"one": {"child-sas": children}})
     tunnel = ear.listener.tunnels()["one", "one"]
     assert (tunnel.up_since, tunnel.rekeyed) == (960.0, 1100.0)
+
+
+def updown(*, up: bool, number: str = "1") -> dict[str, object]:
+    children = {f"one-{number}": {"name": "one", "uniqueid": number}}
+    return {"one": {"child-sas": children}, **({"up": "yes"} if up else {})}
+
+
+def test_tunnels_that_come_and_go_are_told() -> None:
+    ear, heard = Ear(), Heard()
+    ear.listener.tell(heard)
+    ear.listener.hear("child-updown", updown(up=True))
+    ear.log("peer not responding, trying again (1/3)")
+    ear.listener.hear("child-updown", updown(up=False))
+    ear.listener.hear("child-updown", updown(up=True, number="2"))
+    assert heard.kinds == [Kind.TUNNEL_UP, Kind.TUNNEL_DOWN, Kind.TUNNEL_UP]
+    assert heard.events[1].data == {
+        "connection": "one", "child": "one", "reason": "no answer from the peer",
+    }  # fmt: skip
+
+
+def test_tunnel_that_is_replaced_by_another_was_never_down() -> None:
+    ear, heard = Ear(), Heard()
+    ear.listener.tell(heard)
+    ear.listener.hear("child-updown", updown(up=True, number="1"))
+    ear.listener.hear("child-updown", updown(up=True, number="2"))
+    ear.listener.hear("child-updown", updown(up=False, number="1"))
+    assert heard.kinds == [Kind.TUNNEL_UP]
+    assert ear.listener.tunnels()["one", "one"].up_since is not None
+    children = {"one-2": {"old": {"name": "one", "uniqueid": "2"},
+                          "new": {"name": "one", "uniqueid": "3"}}}  # fmt: skip
+    ear.listener.hear("child-rekey", {"one": {"child-sas": children}})
+    assert heard.kinds == [Kind.TUNNEL_UP]
+    ear.listener.hear("child-updown", updown(up=False, number="3"))
+    assert heard.kinds == [Kind.TUNNEL_UP, Kind.TUNNEL_DOWN]
+
+
+def test_tunnel_of_before_the_agent_listened_can_go_down_too() -> None:
+    ear, heard = Ear(), Heard()
+    ear.listener.tell(heard)
+    ear.listener.hear("child-updown", updown(up=False))
+    assert heard.kinds == [Kind.TUNNEL_DOWN]
+
+
+def test_tunnel_that_the_document_no_longer_wants_is_not_told() -> None:
+    ear, heard = Ear(), Heard()
+    ear.listener.tell(heard)
+    ear.listener.hear("child-updown", updown(up=True))
+    ear.listener.hear("log", {"msg": "removed vici connection: one"})
+    ear.listener.hear("child-updown", updown(up=False))
+    assert heard.kinds == [Kind.TUNNEL_UP]
+    ear.listener.hear("child-updown", updown(up=True))
+    ear.listener.hear("child-updown", updown(up=False))
+    assert heard.kinds[1:] == [Kind.TUNNEL_UP, Kind.TUNNEL_DOWN]
 
 
 def test_strangers_are_told_with_who_they_said_to_be() -> None:

@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -122,7 +122,7 @@ class Health:
 
     def report(self) -> Report:
         """What is known, without running anything."""
-        results = self._sorted()
+        results = _sorted(self._results.values())
         section = self._section()
         now = time.monotonic()
         return Report(
@@ -171,7 +171,7 @@ class Health:
             self._mutex.release()
         if name is not None and not ran:
             raise NoSuchCheck(name)
-        return tuple(ran)
+        return _sorted(ran)
 
     # -- at intervals -----------------------------------------------------------------------
 
@@ -414,15 +414,6 @@ class Health:
         except (OSError, StepFailed) as error:
             log.warning("%s/%s.json: %s", self._folder, level, error)
 
-    def _sorted(self) -> tuple[Result, ...]:
-        order = {name: number for number, name in enumerate(discover())}
-        return tuple(
-            sorted(
-                self._results.values(),
-                key=lambda r: (r.level is Level.ADVANCED, order.get(r.name, len(order)), r.name),
-            )
-        )
-
     def _section(self) -> monitoring.Section:
         try:
             section = self._engine.current().document.sections["monitoring"]
@@ -458,6 +449,10 @@ def _result(
         threshold=finding.threshold,
         unit=finding.unit,
     )
+
+
+def _sorted(results: Iterable[Result]) -> tuple[Result, ...]:
+    return tuple(sorted(results, key=lambda r: (r.level is Level.ADVANCED, r.name)))
 
 
 def _plain(result: Result) -> Mapping[str, object]:

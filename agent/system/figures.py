@@ -40,7 +40,7 @@ from agent.system.units import Units
 
 SAMPLE = 15.0  # seconds between two looks at the CPU
 _WINDOW = 60.0  # seconds
-_SHORTEST = 10.0
+_SHORTEST = 45.0  # less would tell of the boot, or of the agent's own start
 _TABLE = Path("/proc/sys/net/netfilter")
 _TIMEDATE = DBusAddress(
     "/org/freedesktop/timedate1",

@@ -6,7 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from appliance.demo import CHAPTERS, Chapter, Cloud, Differs, Trial, tell
+from appliance.demo import CHAPTERS
+from appliance.demo.telling import Chapter, Cloud, Differs, Trial, tell
 from appliance.errors import ApplianceError
 
 

@@ -1,25 +1,30 @@
 """Diagnostics over the endpoint: from a request's JSON to a tool under way, and what it says."""
 
 import codecs
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.api import problems
-from agent.api.ports import Machine, MachineFailed, Tool
+from agent.api.ports import Machine, MachineFailed, Saying, Tool
 from agent.api.problems import Refusal
 from agent.api.shape import to_json
 from agent.api.streams import JSON_LINES, Closing, Stream, Streams
-from agent.diagnostics import requests
+from agent.diagnostics import capture, requests
+from agent.diagnostics.capture import Capture
 from agent.diagnostics.refusal import DiagnosticRefused
 from agent.diagnostics.requests import Request
 from agent.document import json as strict_json
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T", str, int)
+
 PURPOSE = "diagnostics"
+_BEGINS_WITHIN = 5.0  # seconds
 SILENCE = 4  # rounds of half a second, after which a line says that it still runs
 
 
@@ -91,6 +96,64 @@ class Diagnostics:
         media_type = JSON_LINES if live else "application/json"
         return self._streams.open(PURPOSE, media_type, begin)
 
+    def capture(self, body: bytes, client: str, control: Mapping[str, int]) -> Stream:
+        """Capture packets. Raises Refusal, DiagnosticRefused, MachineFailed."""
+        wanted = parse_capture(body)
+        argv = capture.command(wanted, self._machine.nics(), control)
+
+        def begin() -> Iterator[bytes]:
+            running = self._machine.start(argv, wanted.seconds, wanted.bytes)
+            try:
+                rounds = _from_its_first_word(running)
+            except BaseException:
+                running.close()
+                raise
+            log.info("capture by %s: %s", client, " ".join(argv))
+            return Closing(packets(rounds), running.close)
+
+        return self._streams.open(PURPOSE, capture.MEDIA_TYPE, begin)
+
+
+def parse_capture(body: bytes) -> Capture:
+    """Raises NotJson, DiagnosticRefused."""
+    defaults = Capture(nic="")
+    names = tuple(Capture.__slots__)
+    fields = Fields(strict_json.loads(body), names)
+    return Capture(
+        nic=fields.text("nic", ""),
+        hosts=fields.several("hosts", str),
+        network=fields.text("network", "") or None,
+        protocol=fields.text("protocol", "") or None,
+        ports=fields.several("ports", int),
+        direction=fields.text("direction", defaults.direction),
+        snaplen=fields.number("snaplen", None) or defaults.snaplen,
+        packets=fields.number("packets", None) or defaults.packets,
+        seconds=fields.number("seconds", None) or defaults.seconds,
+        bytes=fields.number("bytes", None) or defaults.bytes,
+    )
+
+
+def _from_its_first_word(running: Tool) -> Iterator[Saying | None]:
+    """What it says, once it has begun; a filter or a NIC that it refuses is an error by then."""
+    rounds = iter(running)
+    complaint = b""
+    for said in rounds:
+        if said is not None and said.stream == "stdout":
+            return itertools.chain([said], rounds)
+        if said is not None:
+            complaint += said.data
+        if running.duration > _BEGINS_WITHIN:
+            break
+    words = complaint.decode(errors="replace").strip().splitlines()
+    raise MachineFailed(running.argv[0], words[-1] if words else "it did not begin in time")
+
+
+def packets(rounds: Iterator[Saying | None]) -> Iterator[bytes]:
+    """A capture in whole packets."""
+    records = capture.Records()
+    for said in rounds:
+        yield records.whole(said.data) if said is not None and said.stream == "stdout" else b""
+
 
 def parse(tool: str, body: bytes) -> tuple[Request, int]:
     """A request, and how many seconds it may take. Raises NotJson, DiagnosticRefused."""
@@ -127,6 +190,15 @@ class Fields:
         if not isinstance(value, str):
             raise DiagnosticRefused(f"/{name}", "is a string")
         return value
+
+    def several(self, name: str, kind: type[T]) -> tuple[T, ...]:
+        value = self._value.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(type(part) is kind for part in value):
+            what = "whole numbers" if kind is int else "strings"
+            raise DiagnosticRefused(f"/{name}", f"is a list of {what}")
+        return tuple(value)
 
     def number(self, name: str, default: int | None) -> int | None:
         value = self._value.get(name)

@@ -25,12 +25,13 @@ from agent.api.streams import Streams
 from agent.document import json as strict_json
 from agent.document.document import schema
 from agent.document.secrets import canonical_redacted, redacted
+from agent.document.site import NicRole
 from agent.engine.errors import NothingApplied
 from agent.engine.model import Outcome
 from agent.engine.plan import describe
 from agent.engine.store import Revision
 from agent.monitor.events import Kept
-from agent.services import discover
+from agent.services import control, discover
 
 ETAG = re.compile(r'\s*((?:W/)?)"([^"]*)"\s*(?:,|$)')
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -377,6 +378,19 @@ class Operations:
         live = call.query.get("live", "0") in {"1", "true"}
         tool = call.path["tool"]
         return Response(self._diagnostics.run(tool, call.body, call.client, live=live))
+
+    def capture(self, call: Call) -> Response:
+        return Response(self._diagnostics.capture(call.body, call.client, self._control()))
+
+    def _control(self) -> Mapping[str, int]:
+        """The control NICs, with the endpoint's port; any NIC may be one before there is a site."""
+        current = self._current()
+        if current is None:
+            return dict.fromkeys(self._machine.nics(), control.PORT)
+        section = current.document.sections.get(control.SECTION)
+        port = section.port if isinstance(section, control.Section) and section.port else None
+        rows = self._interfaces(current)
+        return {row.name: port or control.PORT for row in rows if row.role == NicRole.CONTROL}
 
     def get_bundle(self, call: Call) -> Response:
         made = bundle.Bundle(

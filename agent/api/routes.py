@@ -34,7 +34,9 @@ from agent.api.show import (
 )
 from agent.api.status import Status
 from agent.api.streams import SERVER_SENT_EVENTS
+from agent.diagnostics import capture
 from agent.diagnostics.bundle import MEDIA_TYPE as BUNDLE
+from agent.diagnostics.capture import MEDIA_TYPE as PCAP
 from agent.diagnostics.requests import DEFAULT_SECONDS, LONGEST_SECONDS, TOOLS
 from agent.monitor.events import Severity
 from agent.monitor.health import Level, Report, Result
@@ -158,6 +160,12 @@ UNIT = Parameter(
     "unit", {"type": "string"}, "A systemd unit, with or without `.service`.", required=True
 )
 
+
+def _number(most: int, default: int, description: str) -> Mapping[str, Any]:
+    bounds = {"type": "integer", "minimum": 1, "maximum": most}
+    return {**bounds, "default": default, "description": description}
+
+
 LIVE = Parameter("live", FLAG, "1: answer with JSON lines (application/jsonl) as it goes on.")
 LONGEST_REQUEST = 16 * 1024  # bytes
 DIAGNOSTIC = {
@@ -180,6 +188,34 @@ DIAGNOSTIC = {
         },
     },
     "required": ["target"],
+    "additionalProperties": False,
+}
+
+CAPTURE = {
+    "type": "object",
+    "properties": {
+        "nic": {"type": "string", "description": "Where; `any` for all NICs."},
+        "hosts": {
+            "type": "array",
+            "items": {"type": "string"},
+            "maxItems": 2,
+            "description": "From or to this address; of two, between them.",
+        },
+        "network": {"type": "string", "description": "From or to it.", "examples": ["10.1.1.0/24"]},
+        "protocol": {"enum": [str(kind) for kind in capture.Kind]},
+        "ports": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 1, "maximum": 65535},
+            "maxItems": 8,
+            "description": "From or to one of them.",
+        },
+        "direction": {"enum": [str(way) for way in capture.Direction], "default": "inout"},
+        "snaplen": _number(capture.LONGEST_SNAPLEN, 256, "Bytes of each packet."),
+        "packets": _number(capture.MOST_PACKETS, 10_000, "How many."),
+        "seconds": _number(capture.LONGEST_SECONDS, 30, "How long."),
+        "bytes": _number(capture.MOST_BYTES, 8 * 2**20, "How much in all."),
+    },
+    "required": ["nic"],
     "additionalProperties": False,
 }
 
@@ -532,6 +568,23 @@ ROUTES: tuple[Route, ...] = (
         summary="All that there is to say of this VM, without secrets: a tar.gz, as it is made.",
         replies=(Reply(200, "The archive.", bytes, BUNDLE),),
         kinds=(p.TOO_MANY_STREAMS,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/diagnostics/capture",
+        operation="capture",
+        summary="Capture packets on a NIC, as they pass.",
+        replies=(Reply(200, "A capture file (pcap), as it is made.", bytes, PCAP),),
+        kinds=(
+            p.NOT_JSON,
+            p.TOO_LARGE,
+            p.DIAGNOSTIC_REFUSED,
+            p.TOO_MANY_STREAMS,
+            p.MACHINE_FAILED,
+        ),
+        body=Body("application/json", CAPTURE, "What to capture."),
+        longest=LONGEST_REQUEST,
+        only_asks=True,
     ),
     Route(
         method="POST",

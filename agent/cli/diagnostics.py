@@ -51,6 +51,17 @@ def print_end(end: Mapping[str, Any]) -> None:
         print(f"sysvmctl: ended: {end['reason']}", file=sys.stderr)
 
 
+def capture(client: Client, options: argparse.Namespace) -> Any:
+    """Packets on a NIC, in a file for tcpdump -r or Wireshark."""
+    names = ("nic", "network", "protocol", "direction", "snaplen", "packets", "seconds", "bytes")
+    wanted = {name: getattr(options, name) for name in names}
+    wanted |= {"hosts": options.host, "ports": options.port}
+    body = json.dumps({name: part for name, part in wanted.items() if part is not None}).encode()
+    with client.stream("POST", "/v1/diagnostics/capture", body) as response:
+        answer = {"file": options.output, "bytes": _save(response, options.output)}
+    return answer, print_saved
+
+
 def fetch_bundle(client: Client, options: argparse.Namespace) -> Any:
     """Everything there is to say of this VM, in a file that only its owner can read."""
     with client.stream("GET", "/v1/diagnostics/bundle") as response:
@@ -145,3 +156,26 @@ def add_to(commands: Commands) -> None:
         "diag bundle -o /tmp/ticket-4711.tar.gz",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="- for standard output")
+    parser = diag.add(
+        "capture",
+        capture,
+        "packets on a NIC, as a file for tcpdump -r or Wireshark",
+        "diag capture --nic eth2 --seconds 10 -w eth2.pcap",
+        "diag capture --nic eth0 --host 10.1.1.10 --protocol udp --port 53 -w - | tcpdump -nr -",
+    )
+    parser.add_argument("--nic", required=True, metavar="NIC", help="any for all of them")
+    parser.add_argument(
+        "-w", "--output", required=True, metavar="FILE", help="- for standard output"
+    )
+    parser.add_argument("--host", action="append", metavar="IP", help="of two, between them")
+    parser.add_argument("--network", metavar="NET", help="such as 10.1.1.0/24")
+    parser.add_argument("--protocol", metavar="P", help="tcp, udp, icmp, arp, esp, ip6 ...")
+    parser.add_argument("--port", action="append", type=int, metavar="N", help="any of these")
+    parser.add_argument("--direction", choices=("in", "out"), help="default: both")
+    for name, text in (
+        ("snaplen", "bytes of each packet; default 256"),
+        ("packets", "how many; default 10000"),
+        ("seconds", "how long; default 30"),
+        ("bytes", "how much in all; default 8 MiB"),
+    ):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)

@@ -44,7 +44,7 @@ AGENT_SOCKET = "/run/sysvm/control.sock"
 OWNER = "sysvm-front:sysvm"
 LARGEST_BODY = 16 * 1024 * 1024  # bytes, by Content-Length: as much as the agent takes at most
 _WITNESS = b"@witness@"
-_PORT = 8443
+PORT = 8443
 
 
 class Section(Base):
@@ -88,7 +88,7 @@ def _settings(section: Section, context: Context) -> ControlSettings | None:
     if ca is None or names is None or pair is None or not pair.certificate or not pair.key:
         return None
     return ControlSettings(
-        port=section.port or (boot.port if boot else _PORT),
+        port=section.port or (boot.port if boot else PORT),
         ca=ca,
         crl=crl,
         certificate=pair.certificate,

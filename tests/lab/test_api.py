@@ -14,7 +14,14 @@ from agent.api.openapi import description
 from appliance.lab import Lab
 
 ROOT = Path(__file__).parents[2]
-GET = [path for path, item in description()["paths"].items() if "get" in item and "{" not in path]
+# Those that come to an end, and are JSON.
+GET = [
+    path
+    for path, item in description()["paths"].items()
+    if "get" in item
+    and "{" not in path
+    and "application/json" in item["get"]["responses"]["200"]["content"]
+]
 
 
 def example() -> dict[str, Any]:

@@ -127,6 +127,36 @@ def test_refused_request_runs_nothing(
     assert machine.tried == []
 
 
+# -- captures ----------------------------------------------------------------------------------
+
+RECORD = r"\0\0\0\0\0\0\0\0\004\0\0\0\004\0\0\0abcd"
+HEADER = r"\324\303\262\241\2\0\4\0\0\0\0\0\0\0\0\0\0\0\4\0\1\0\0\0"
+
+
+def test_capture_is_a_file_of_whole_packets(client: FlaskClient, machine: FakeMachine) -> None:
+    machine.script = ["sh", "-c", f"printf '{HEADER}{RECORD}'; echo listening >&2; printf ab"]
+    body = {"nic": "eth2", "hosts": ["10.1.1.10"], "ports": [53], "seconds": 7}
+    response = client.post("/v1/diagnostics/capture", data=json.dumps(body))
+    assert response.status_code == 200
+    assert response.content_type == "application/vnd.tcpdump.pcap"
+    assert len(response.get_data()) == 24 + 20
+    ((argv, seconds),) = machine.tried
+    assert seconds == 7
+    assert " ".join(argv).endswith("host 10.1.1.10 and (port 53) and "
+                                   "not (tcp port 3922 or tcp port 8443)")  # fmt: skip
+
+
+def test_capture_that_cannot_begin_says_why(client: FlaskClient, machine: FakeMachine) -> None:
+    machine.script = ["sh", "-c", "echo 'tcpdump: eth2: no such device' >&2; exit 1"]
+    response = client.post("/v1/diagnostics/capture", data=b'{"nic": "eth2"}')
+    body = expect_problem(response, problems.MACHINE_FAILED)
+    assert "no such device" in body["detail"]
+    for wrong in ({"nic": "eth9"}, {"nic": "eth2", "ports": ["1"]}, {"nic": "eth2", "x": 1}, {}):
+        response = client.post("/v1/diagnostics/capture", data=json.dumps(wrong))
+        expect_problem(response, problems.DIAGNOSTIC_REFUSED)
+    assert len(machine.tried) == 1
+
+
 def test_other_refusals(client: FlaskClient, machine: FakeMachine) -> None:
     expect_problem(post(client, tool="nmap"), problems.UNKNOWN_PATH)
     expect_problem(client.post("/v1/diagnostics/ping", data=b"{"), problems.NOT_JSON)

@@ -32,7 +32,7 @@ def main() -> int:
     listeners = keeper.bind(configuration.listeners(arguments.folder))
     one = keeper.Keeper(arguments.folder, arguments.control, listeners)
     try:
-        asyncio.run(one.run(arguments.workers, lambda: _notify("READY=1")))
+        asyncio.run(one.run(arguments.workers, _notify))
     except keeper.CannotBegin as error:
         logging.getLogger("console").critical("%s", error)
         return 1

@@ -40,7 +40,9 @@ log = logging.getLogger("console")
 
 _RESPAWN = 1.0  # seconds before a dead worker is started again
 _START = 30.0  # seconds that workers have to begin
+_RELOAD = 15.0  # seconds that workers have to go by other files
 _NOBODY = ip_address("::")
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
 
 
 class CannotBegin(Exception):
@@ -75,12 +77,14 @@ class Keeper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._begun = False
+        self._notify: Callable[[str], None] = lambda _: None
         self._drained: asyncio.TimerHandle | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
-    async def run(self, count: int, ready: Callable[[], None]) -> None:
-        """Keep sessions until told to stop. Raises CannotBegin."""
+    async def run(self, count: int, notify: Callable[[str], None]) -> None:
+        """Keep sessions until told to stop; `notify` tells systemd. Raises CannotBegin."""
+        self._notify = notify
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -100,8 +104,9 @@ class Keeper:
         self._control.chmod(0o600)
         for work in (self._tick(), self._report()):
             self._go(work)
-        ready()
+        notify("READY=1")
         await self._stop.wait()
+        notify("STOPPING=1")
         server.close()
         self._close_all(RESTART, "This console proxy is restarting.")
         await asyncio.sleep(0.2)  # what was said goes out before the workers see their link end
@@ -154,15 +159,29 @@ class Keeper:
 
     def _reload(self) -> None:
         """Go by the files anew; what cannot be used leaves everything as it is."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
         try:
             self._configuration = configuration.read(self._folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.error("the configuration cannot be read: %r", error)
+            self._notify("READY=1")
             return
         self._table.rules = self._configuration.rules
         self._table.cap = self._configuration.cap
-        for worker in self._workers.values():
+        self._go(self._reload_workers())
+
+    async def _reload_workers(self) -> None:
+        """Have all of them go by the files anew, and tell systemd when that is done."""
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.ready.clear()
             worker.link.send({"op": "reload"})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RELOAD):
+                for worker in workers:
+                    await worker.ready.wait()
+        self._notify("READY=1")
 
     async def _tick(self) -> None:
         while True:
@@ -192,7 +211,7 @@ class Keeper:
                 live = self._table.get(message["id"])
                 if live is not None and live.connections == message["connection"]:
                     self._note(self._table.end(message["id"], End[message["why"]], now))
-            case "ready":
+            case "ready":  # or, after a reload, what it goes by still
                 worker.witness = message["witness"]
                 worker.ready.set()
 
@@ -412,8 +431,12 @@ def bind(listeners: Sequence[configuration.Listener]) -> list[socket.socket]:
         family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # An IPv6 address is not there for a second after it was added (DAD).
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         sock.bind((listener.address, listener.port))
         sock.listen(1024)
         bound.append(sock)

@@ -182,7 +182,6 @@ class Worker:
             self._apply(configuration.read(self._folder))
         except (OSError, ValueError, KeyError, TypeError, plugins.PluginRefused) as error:
             log.error("what was there before goes on: %s", error)
-            return
         self._link.send({"op": "ready", "witness": self._configuration.witness})
 
     def _from_keeper(self, message: dict[str, Any]) -> None:

@@ -43,7 +43,9 @@ _ALWAYS = (problems.BAD_REQUEST, problems.UNEXPECTED)
 @functools.cache
 def description() -> Mapping[str, Any]:
     """The whole OpenAPI document."""
-    schemas: dict[str, Any] = {"Problem": _PROBLEM}
+    from agent.api import console_push
+
+    schemas: dict[str, Any] = {"Problem": _PROBLEM, **console_push.schemas()}
     paths: dict[str, Any] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)

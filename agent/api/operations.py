@@ -12,7 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent import __version__
-from agent.api import answers, bundle, events, metrics, openapi, problems, routes, show, status
+from agent.api import (
+    answers,
+    bundle,
+    consoles,
+    events,
+    metrics,
+    openapi,
+    problems,
+    routes,
+    show,
+    status,
+)
 from agent.api import health as health_of
 from agent.api.answers import Blob, Changed, Drift, LegacyRules, Log, Planned, timestamp
 from agent.api.diagnostics import Diagnostics
@@ -35,6 +46,7 @@ from agent.services import control, discover
 
 ETAG = re.compile(r'\s*((?:W/)?)"([^"]*)"\s*(?:,|$)')
 SHA256 = re.compile(r"[0-9a-f]{64}")
+SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Units of the agent itself: their logs can be read, but nobody restarts them from here.
 OWN_UNIT = re.compile(r"sysvm-[a-z]+\.(?:service|timer)")
 # Whose journal is in a bundle, besides the services'.
@@ -204,6 +216,43 @@ class Operations:
             raise Refusal(problems.NO_SUCH_BLOB, f"no blob {call.path['sha256']}")
         headers = {"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}
         return Response(content, headers=headers)
+
+    # -- consoles ---------------------------------------------------------------------------
+
+    def get_consoles(self, _: Call) -> Response:
+        return Response(consoles.state(self._machine.console({"op": "state"})))
+
+    def get_console(self, call: Call) -> Response:
+        answer = self._machine.console({"op": "get", "id": call.path["session"]})
+        if "error" in answer:
+            raise _no_such_session(call)
+        return Response(consoles.row(answer["session"]))
+
+    def put_console(self, call: Call) -> Response:
+        name = call.path["session"]
+        if not SESSION.fullmatch(name):
+            raise Refusal(problems.BAD_REQUEST, "a session's name is 63 of A-Z a-z 0-9 . _ -")
+        from agent.api import console_push  # with types that other roles never need
+
+        pushed = console_push.session(name, call.body)
+        answer = self._machine.console({"op": "put", "session": pushed})
+        if "error" in answer:
+            raise Refusal(problems.SESSION_REFUSED, answer["detail"])
+        result = answer["result"]
+        return Response(consoles.Accepted(name, result), 201 if result == "created" else 200)
+
+    def delete_console(self, call: Call) -> Response:
+        answer = self._machine.console({"op": "delete", "id": call.path["session"]})
+        if "error" in answer:
+            raise _no_such_session(call)
+        return Response(consoles.Accepted(call.path["session"], answer["result"]))
+
+    def drain_consoles(self, call: Call) -> Response:
+        within = consoles.drain_time(call.body)
+        return Response(consoles.state(self._machine.console({"op": "drain", "within": within})))
+
+    def undrain_consoles(self, _: Call) -> Response:
+        return Response(consoles.state(self._machine.console({"op": "undrain"})))
 
     # -- revisions --------------------------------------------------------------------------
 
@@ -490,6 +539,10 @@ def _owned_unit(call: Call) -> str:
 
 def _no_such_unit(unit: str) -> Refusal:
     return Refusal(problems.NO_SUCH_UNIT, f"no unit {unit[:80]!r} of ours")
+
+
+def _no_such_session(call: Call) -> Refusal:
+    return Refusal(problems.NO_SUCH_SESSION, f"no session {call.path['session'][:63]!r}")
 
 
 def _number(call: Call) -> int:

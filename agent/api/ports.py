@@ -6,7 +6,7 @@ and `agent.system.machine.LinuxMachine` are the real ones.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from agent.engine.model import (
     Command,
@@ -297,6 +297,9 @@ class Machine(Protocol):
 
     def secrets(self) -> Iterator[str]:
         """Secret values that are on the machine and in no document."""
+
+    def console(self, message: Mapping[str, object]) -> Mapping[str, Any]:
+        """What the console proxy answers; MachineFailed where none runs."""
 
     def put_blob(self, sha256: str, content: bytes) -> bool:
         """Keep a blob, durably; was it new? Raises HostFull."""

@@ -87,6 +87,12 @@ NO_SUCH_BLOB = Kind(
     "No blob of that name has been uploaded",
     "PUT its content to this path; blobs that no kept revision names are removed.",
 )
+NO_SUCH_SESSION = Kind(
+    "no-such-session",
+    404,
+    "There is no console session of that name (any more)",
+    "/v1/console/sessions lists those that there are.",
+)
 NO_SUCH_UNIT = Kind(
     "no-such-unit",
     404,
@@ -169,6 +175,12 @@ DIAGNOSTIC_REFUSED = Kind(
     422,
     "That cannot be tried; nothing was run",
     "`problems` says which part of the request it is, and what would be right.",
+)
+SESSION_REFUSED = Kind(
+    "session-refused",
+    422,
+    "The console session cannot be had",
+    "`problems`, or the detail, says why: its target has to lie in the document's networks.",
 )
 DIGEST_MISMATCH = Kind(
     "digest-mismatch",

@@ -18,6 +18,7 @@ from agent.api.answers import (
     Revisions,
     RevisionWithDocument,
 )
+from agent.api.consoles import Accepted, ConsoleRow, Consoles
 from agent.api.diagnostics import Diagnosis
 from agent.api.ports import BalancerRow
 from agent.api.problems import Kind
@@ -44,9 +45,11 @@ from agent.monitor.rows import EventRow
 
 LONGEST_DOCUMENT = 16 * 1024 * 1024  # bytes
 LONGEST_BLOB = 4 * 1024 * 1024  # bytes
+LONGEST_SESSION = 512 * 1024  # bytes
 LONGEST_WAIT = 3600  # seconds that a provisional revision may wait for its confirm
 
 DOCUMENT = {"$ref": "/v1/schema"}
+CONSOLE_SESSION = {"$ref": "#/components/schemas/ConsoleSession"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +256,82 @@ def _get(path: str, operation: str, summary: str, content: Any, *kinds: Kind) ->
         kinds=kinds,
     )
 
+
+SESSION = Parameter(
+    "session",
+    {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"},
+    "The session's name, of management's own.",
+    required=True,
+)
+
+# Of the role console-proxy.
+CONSOLE_ROUTES: tuple[Route, ...] = (
+    _get(
+        "/v1/console/sessions",
+        "get_consoles",
+        "The console proxy, and its sessions with who sees what from where.",
+        Consoles,
+        p.MACHINE_FAILED,
+    ),
+    Route(
+        method="GET",
+        path="/v1/console/sessions/{session}",
+        operation="get_console",
+        summary="One session.",
+        replies=(Reply(200, "It.", ConsoleRow),),
+        kinds=(p.NO_SUCH_SESSION, p.MACHINE_FAILED),
+        path_parameters=(SESSION,),
+    ),
+    Route(
+        method="PUT",
+        path="/v1/console/sessions/{session}",
+        operation="put_console",
+        summary="Let the browser that has a secret see a screen. The same one again changes "
+        "nothing.",
+        replies=(Reply(200, "It was there.", Accepted), Reply(201, "It waits.", Accepted)),
+        kinds=(p.NOT_JSON, p.BAD_REQUEST, p.TOO_LARGE, p.SESSION_REFUSED, p.MACHINE_FAILED),
+        path_parameters=(SESSION,),
+        body=Body("application/json", CONSOLE_SESSION, "The session."),
+        longest=LONGEST_SESSION,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/console/sessions/{session}",
+        operation="delete_console",
+        summary="End a session; its browser is told.",
+        replies=(Reply(200, "It is over.", Accepted),),
+        kinds=(p.NO_SUCH_SESSION, p.MACHINE_FAILED),
+        path_parameters=(SESSION,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/console/drain",
+        operation="drain_consoles",
+        summary="Let nobody new in; after a while browsers are told to come back elsewhere (1012).",
+        replies=(Reply(200, "How it is now.", Consoles),),
+        kinds=(p.NOT_JSON, p.BAD_REQUEST, p.MACHINE_FAILED),
+        body=Body(
+            "application/json",
+            {
+                "type": "object",
+                "properties": {
+                    "within": {"type": "integer", "minimum": 0, "maximum": 86400, "default": 300}
+                },
+                "additionalProperties": False,
+            },
+            "Seconds that open sessions may go on.",
+            required=False,
+        ),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/console/drain",
+        operation="undrain_consoles",
+        summary="Let browsers in again.",
+        replies=(Reply(200, "How it is now.", Consoles),),
+        kinds=(p.MACHINE_FAILED,),
+    ),
+)
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -628,6 +707,7 @@ ROUTES: tuple[Route, ...] = (
         p.NOTHING_APPLIED,
         p.MACHINE_FAILED,
     ),
+    *CONSOLE_ROUTES,
     _rows("interfaces", InterfaceRow, "Network interfaces and their addresses."),
     _rows("routes", RouteRow, "Routes, wanted or there.", p.NOTHING_APPLIED),
     _rows("rules", RuleRow, "Firewall rules and what they counted.", p.NOTHING_APPLIED),

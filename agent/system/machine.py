@@ -30,7 +30,7 @@ from agent.diagnostics.scrub import private_keys_of
 from agent.engine.host import StepFailed
 from agent.engine.model import IPInterface, UnitState
 from agent.services import dhcp_dns, load_balancer
-from agent.system import dnsmasq, files, haproxy, legacy, tools, vici
+from agent.system import consoles, dnsmasq, files, haproxy, legacy, tools, vici
 from agent.system.blobs import BlobMissing, BlobRefused, Blobs
 from agent.system.paths import Paths
 from agent.system.run import CommandFailed, Running, run
@@ -177,6 +177,12 @@ class LinuxMachine:
         for folder in (self.paths.run, self.paths.state):
             with contextlib.suppress(OSError, ValueError):
                 yield from private_keys_of(json.loads((folder / "boot.json").read_bytes()))
+
+    def console(self, message: Mapping[str, object]) -> Mapping[str, Any]:
+        try:
+            return consoles.ask(message)
+        except (OSError, ValueError) as error:
+            raise MachineFailed("ask the console proxy", str(error)) from error
 
     def put_blob(self, sha256: str, content: bytes) -> bool:
         try:

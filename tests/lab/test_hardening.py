@@ -20,6 +20,7 @@ EXPOSURE = {
     "sysvm-front": 1.4,
     "sysvm-console": 2.8,
     "sysvm-passwords": 1.1,
+    "sysvm-console-proxy": 1.6,
     "dnsmasq": 3.0,
     "haproxy": 2.9,
     "apache2": 2.7,

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
 
 import flask
 
@@ -309,6 +310,23 @@ class FakeEngine:
         return number
 
 
+CONSOLE_ROW: Mapping[str, Any] = {
+    "id": "s1",
+    "vm": "i-2-10-VM",
+    "user": "alice",
+    "state": "open",
+    "source": "192.0.2.7",
+    "target": "10.2.0.7:5901",
+    "view_only": False,
+    "opened_ago": 12.5,
+    "input_ago": 1.0,
+    "to_guest": 10,
+    "from_guest": 2000,
+    "connections": 1,
+    "resume_sha256": None,
+}
+
+
 class FakeMachine:
     """A machine whose blobs, leases and units are what a test says."""
 
@@ -316,6 +334,16 @@ class FakeMachine:
         self.blobs: dict[str, bytes] = {}
         self.fails: Exception | None = None
         self.restarted: list[str] = []
+        self.consoles: list[Mapping[str, object]] = []  # what the proxy was asked
+        self.console_says: Mapping[str, Any] = {
+            "draining": False,
+            "cap": 50,
+            "held": 0,
+            "workers": 2,
+            "sessions": [],
+            "session": CONSOLE_ROW,
+            "result": "created",
+        }
         self.state_problem = ""
         self.legacy: tuple[LegacyRule, ...] = (
             LegacyRule(4, "filter", "-A INPUT -p tcp --dport 22 -j ACCEPT"),
@@ -386,6 +414,11 @@ class FakeMachine:
         tool.argv = argv
         self.running.append(tool)
         return tool
+
+    def console(self, message: Mapping[str, object]) -> Mapping[str, Any]:
+        self._begin()
+        self.consoles.append(message)
+        return self.console_says
 
     def put_blob(self, sha256: str, content: bytes) -> bool:
         self._begin()

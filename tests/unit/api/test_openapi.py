@@ -88,7 +88,9 @@ READS = [route for route in ROUTES if route.method == "GET"]
 def test_answers_are_as_described(client: FlaskClient, route: Route) -> None:
     client.put("/v1/document", data=document())
     client.put(f"/v1/blobs/{sha256(BLOB)}", data=BLOB)
-    path = route.path.format(sha256=sha256(BLOB), number=1, unit="dnsmasq.service", name="busy")
+    path = route.path.format(
+        sha256=sha256(BLOB), number=1, unit="dnsmasq.service", name="busy", session="s1"
+    )
     response = client.get(path)
     assert response.status_code == 200, response.get_data()
     content = DESCRIPTION["paths"][route.path]["get"]["responses"]["200"]["content"]

@@ -108,7 +108,7 @@ def test_the_probe_asks_for_these_very_files() -> None:
     assert changed["witness"] != found
 
 
-def opened(artifacts: Artifacts) -> list[tuple[str, str, int]]:
+def opened(artifacts: Artifacts) -> list[tuple[str | None, str, int]]:
     return [(o.nic, str(o.destination), o.ports.first) for o in artifacts.openings if o.ports]
 
 
@@ -147,7 +147,7 @@ def test_only_public_addresses_are_opened() -> None:
     ],
 )
 def test_what_browsers_may_call_it(
-    section: Mapping[str, Any], hosts: set[str], origins: str, ports: set[int], tmp_path: Path
+    section: dict[str, Any], hosts: set[str], origins: str, ports: set[int], tmp_path: Path
 ) -> None:
     artifacts = rendered(NAME, section)
     given = read(artifacts, tmp_path)
@@ -193,7 +193,7 @@ def test_faults_have_their_paths_and_come_together() -> None:
         ({"balancer_does_tls": True}, "/console/balancer_does_tls", "there are certificates, too"),
     ],
 )
-def test_a_fault_has_its_path(change: Mapping[str, Any], path: str, message: str) -> None:
+def test_a_fault_has_its_path(change: dict[str, Any], path: str, message: str) -> None:
     assert paths(TLS | change) == {path: message}
 
 
@@ -215,7 +215,7 @@ def test_without_a_public_address_there_is_nothing_to_be_had() -> None:
         {"max_sessions": 0},
     ],
 )
-def test_what_types_refuse(change: Mapping[str, Any]) -> None:
+def test_what_types_refuse(change: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         console.Section.model_validate(PLAIN | change)
 

@@ -107,6 +107,8 @@ _NEXT: Mapping[str, str] = {
     "did-not-hold": "correct that in the document, then apply it again",
     "degraded": "sysvmctl status; then apply a document that works",
     "busy": "try again in a moment",
+    "diagnostic-refused": "correct that, then try again",
+    "too-many-streams": "try again when one of them has ended",
 }
 
 

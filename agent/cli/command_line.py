@@ -42,6 +42,7 @@ first look:
   sysvmctl show rules            the firewall with its counters
   sysvmctl check                 is it well: every health check, run now
   sysvmctl logs dnsmasq          the last lines of a service's journal
+  sysvmctl diag ping 10.1.1.10   try something; diag bundle: all for a ticket
   sysvmctl events -f             what has happened, and what happens
 
 change something:

@@ -54,6 +54,10 @@ lint: .make/venv ## Check types, style and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: test-browser
+test-browser: .make/venv .make/novnc ## Try the console's page in Chromium (as root)
+	$(BIN)/pytest tests/unit/console/test_browser.py
+
 .PHONY: bench
 bench: .make/packages .make/venv ## Measure, and write docs/performance.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
@@ -97,6 +101,11 @@ clean: ## Remove what was made here (not labs that are up, nor the cached root f
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[host,vm,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEBSOCKIFY)
 	@touch $@
+
+# noVNC as Debian packages it, unpacked rather than installed: its package wants much besides.
+.make/novnc: .make/packages
+	@apt-get install -q -y --no-install-recommends chromium tigervnc-standalone-server xterm
+	@rm -rf $@ && mkdir -p $@ && cd $@ && apt-get download -q novnc && dpkg-deb -x novnc_*.deb .
 
 # The fast tests run without root; only a machine without a compiler has to be given one first.
 .make/compiler:

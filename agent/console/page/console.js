@@ -4,6 +4,8 @@
 import RFB from "/novnc/core/rfb.js";
 
 const RETRY = [500, 1000, 2000, 4000, 8000, 8000, 8000, 8000];  // milliseconds
+// Closed for good: by the user, by policy or management, because the hypervisor's screen is gone.
+const FINAL = new Set([1000, 1002, 1003, 1008, 1009, 1011]);
 const screen = document.getElementById("screen");
 const state = document.getElementById("state");
 let rfb = null;
@@ -32,7 +34,10 @@ async function open() {
         protocols.push(`resume.${base64url(new Uint8Array(digest))}`);
     }
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    rfb = new RFB(screen, `${scheme}//${location.host}/socket`, { wsProtocols: protocols });
+    const socket = new WebSocket(`${scheme}//${location.host}/socket`, protocols);
+    let end = { code: 1006, reason: "" };  // noVNC does not tell how it ended
+    socket.addEventListener("close", (event) => { end = event; });
+    rfb = new RFB(screen, socket);
     rfb.scaleViewport = true;
     rfb.addEventListener("connect", () => {
         secret = crypto.subtle ? back : null;
@@ -47,12 +52,12 @@ async function open() {
     rfb.addEventListener("securityfailure", (event) => {
         told = event.detail.reason || "The console was refused.";
     });
-    rfb.addEventListener("disconnect", (event) => {
+    rfb.addEventListener("disconnect", () => {
         rfb = null;
-        if (told) {
-            say(told, true);
-        } else if (event.detail.clean || secret === null || tries >= RETRY.length) {
-            say("The console is closed.", !event.detail.clean);
+        if (told || FINAL.has(end.code)) {
+            say(told || end.reason || "The console is closed.", Boolean(told || end.reason));
+        } else if (secret === null || tries >= RETRY.length) {
+            say("The console is closed.", true);
         } else {
             say("The connection was lost; trying again …", true);
             setTimeout(open, RETRY[tries++]);

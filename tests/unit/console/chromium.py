@@ -1,0 +1,127 @@
+"""Headless Chromium, driven over a pipe by the DevTools protocol."""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Chromium:
+    """One browser with one page."""
+
+    def __init__(self, profile: Path) -> None:
+        assert PROGRAM is not None
+        to_read, to_write = os.pipe(), os.pipe()
+
+        def arrange() -> None:
+            os.dup2(to_read[0], 3)
+            os.dup2(to_write[1], 4)
+
+        self._process = subprocess.Popen(
+            (
+                *(PROGRAM, "--headless=new", "--remote-debugging-pipe", "--no-sandbox"),
+                *("--disable-gpu", "--disable-dev-shm-usage", "--ignore-certificate-errors"),
+                *("--no-first-run", f"--user-data-dir={profile}", "--window-size=1000,700"),
+                *("--host-resolver-rules=MAP console.example 127.0.0.1", "about:blank"),
+            ),
+            preexec_fn=arrange,  # noqa: PLW1509 - nothing but these two
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+        )
+        os.close(to_read[0])
+        os.close(to_write[1])
+        self._out = os.fdopen(to_read[1], "wb", buffering=0)
+        self._in = os.fdopen(to_write[0], "rb")
+        self._number = 0
+        targets = self._ask("Target.getTargets")["targetInfos"]
+        page = next(one["targetId"] for one in targets if one["type"] == "page")
+        attached = self._ask("Target.attachToTarget", targetId=page, flatten=True)
+        self._session = attached["sessionId"]
+        self.ask("Page.enable")
+        self.ask("Runtime.enable")
+
+    def _ask(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if session:
+            message["sessionId"] = session
+        self._out.write(json.dumps(message).encode() + b"\0")
+        while True:
+            data = b""
+            while not data.endswith(b"\0"):
+                byte = self._in.read1(1)
+                if not byte:
+                    raise EOFError("Chromium ended")
+                data += byte
+            answer = json.loads(data[:-1])
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command of the page."""
+        return self._ask(method, self._session, **parameters)
+
+    def go(self, url: str) -> None:
+        """Show this page; a fragment alone would not load it again."""
+        self.ask("Page.navigate", url="about:blank")
+        self.ask("Page.navigate", url=url)
+
+    def value(self, expression: str) -> Any:
+        """What an expression is in the page."""
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
+
+    def type(self, text: str) -> None:
+        """Press keys."""
+        for character in text:
+            key = {"key": "Enter", "code": "Enter"} if character == "\n" else {"key": character}
+            given = "\r" if character == "\n" else character
+            code = 13 if character == "\n" else ord(character.upper())
+            for kind in ("keyDown", "keyUp"):
+                self.ask(
+                    "Input.dispatchKeyEvent",
+                    type=kind,
+                    text=given if kind == "keyDown" else "",
+                    windowsVirtualKeyCode=code,
+                    **key,
+                )
+
+    def move(self, x: int, y: int) -> None:
+        """Move the pointer."""
+        self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def click(self, x: int, y: int) -> None:
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def picture(self, path: Path) -> None:
+        """A screenshot."""
+        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot")["data"]))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            self._out.close()
+        self._process.terminate()
+        self._process.wait(20)
+        self._in.close()
+
+
+@contextlib.contextmanager
+def browsing(profile: Path) -> Iterator[Chromium]:
+    browser = Chromium(profile)
+    try:
+        yield browser
+    finally:
+        browser.close()

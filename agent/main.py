@@ -183,6 +183,7 @@ def _serve() -> int:
     from agent.api.app import create_app
     from agent.api.server import serve
     from agent.api.streams import Streams
+    from agent.document.heartbeat import Health as Heard
     from agent.monitor.holds import Holds
     from agent.monitor.log import ServiceLog
     from agent.monitor.monitor import Monitor
@@ -221,12 +222,6 @@ def _serve() -> int:
         if places.port.exists():
             listen = (places, host.links, stop)
             threading.Thread(target=boot.listen, args=listen, name="listen", daemon=True).start()
-        figures = LinuxFigures(paths, host.units)
-        health = Health(engine, figures, outbox, folder=paths.run / "health", relax=memory.trim)
-        threading.Thread(target=health.serve, args=(stop,), name="health", daemon=True).start()
-        woken.append(health.wake)
-        conditions = lookout.Conditions(engine, lambda: lookout.found(health.worst()))
-        _tell(paths, outbox, conditions, stop)
         monitor = Monitor(
             engine,
             host.prober,
@@ -241,6 +236,16 @@ def _serve() -> int:
             threading.Thread(target=work, args=(stop,), name=name, daemon=True).start()
         woken.append(monitor.wake)
         _listen(paths, outbox, stop)
+        figures = LinuxFigures(paths, host.units, services=monitor.states)
+        health = Health(engine, figures, outbox, folder=paths.run / "health", relax=memory.trim)
+        threading.Thread(target=health.serve, args=(stop,), name="health", daemon=True).start()
+        woken.append(health.wake)
+        conditions = lookout.Conditions(
+            engine,
+            lambda: lookout.found(health.worst()),
+            lambda: Heard.FAILED if monitor.ill else Heard.OK,
+        )
+        _tell(paths, outbox, conditions, stop)
         signal.signal(signal.SIGTERM, _terminate)
         try:
             streams = Streams()

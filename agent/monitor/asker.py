@@ -56,6 +56,7 @@ class Prober(Protocol):
 class Wanted:
     services: Mapping[str, Watched]
     epoch: str
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +101,18 @@ Message = Wanted | Answered | Looked | PutBack | Cleared | Ruled | Beat
 # -- is the machine being changed? ---------------------------------------------------------------
 
 
-def link(paths: Paths) -> str:
-    """Which revision's files the daemons read."""
+def epoch_of(paths: Paths) -> str:
+    """Which state this is: another one from the beginning of a change on, and after it."""
     try:
-        return str(paths.current.readlink())
+        status = (paths.state / "state.json").stat()
     except OSError:
         return ""
+    return f"{status.st_ino}:{status.st_mtime_ns}"
 
 
 def is_changing(paths: Paths, known: str) -> bool:
-    """Is somebody changing the machine, or has done so since `known` was the revision?"""
-    if link(paths) != known:
+    """Is somebody changing the machine, or has done so since the state was `known`?"""
+    if epoch_of(paths) != known:
         return True
     try:
         with lock.held(paths.lock):
@@ -141,7 +143,7 @@ class Asker:
     paths: Paths
     tell: Callable[[Message], None]
     services: Callable[[], Mapping[str, Service]]
-    wanted: Callable[[], tuple[Mapping[str, Watched], str]]  # and of which revision
+    wanted: Callable[[], tuple[Mapping[str, Watched], str]]  # and in which state
     _tasks: "SimpleQueue[tuple[Act, str]]" = field(default_factory=SimpleQueue)
     _nudge: threading.Event = field(default_factory=threading.Event)
     _asked: dict[str, _Asked] = field(default_factory=dict)
@@ -175,7 +177,7 @@ class Asker:
 
     def _reload(self) -> None:
         """Tell when another revision runs, once the change is over."""
-        epoch = link(self.paths)
+        epoch = epoch_of(self.paths)
         if epoch == self.wanted()[1] or is_changing(self.paths, epoch):
             return
         try:
@@ -184,11 +186,12 @@ class Asker:
         except (EngineError, CheckFailed, HostFull, StepFailed, KeyError) as error:
             _log.debug("nothing to watch: %s", error)
             return
-        if epoch.rpartition("/")[2] != str(current.info.number):
+        if epoch != epoch_of(self.paths):
             return
         if not isinstance(section, monitoring.Section):
             section = monitoring.ABSENT
-        self.tell(Wanted(watched(desired.units, desired.probes, section), epoch))
+        services = watched(desired.units, desired.probes, section)
+        self.tell(Wanted(services, epoch, current.info.number))
 
     def _round(self, *, late: bool) -> None:
         now = time.monotonic()

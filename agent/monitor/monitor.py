@@ -37,6 +37,7 @@ from agent.monitor.asker import (
     Wanted,
     is_changing,
 )
+from agent.monitor.checks import ServiceState
 from agent.monitor.events import Event, Kind, Recorder
 from agent.monitor.holds import Holds
 from agent.monitor.log import Level, Sentence, ServiceLog
@@ -88,6 +89,7 @@ class Monitor:
     _services: dict[str, Service] = field(default_factory=dict)
     _wanted: Mapping[str, Watched] = field(default_factory=dict)
     _epoch: str = "never looked"
+    _revision: int = -1
     _inbox: "SimpleQueue[Message]" = field(default_factory=SimpleQueue)
     _wake: tuple[int, int] = field(default_factory=os.pipe)
     _deaths: dict[str, _Death] = field(default_factory=dict)
@@ -129,6 +131,25 @@ class Monitor:
                     hold=held.get(one.name),
                 )
         return rows
+
+    def states(self, units: Collection[str]) -> Mapping[str, ServiceState]:
+        """These units, as far as they are watched, for the health checks."""
+        rows = self.rows()
+        return {
+            unit: ServiceState(
+                alive=row.alive,
+                ready=row.ready,
+                said=f"{row.state}{f': {row.reason} ({row.detail})' if row.reason else ''}",
+                held=_left_alone(row),
+            )
+            for unit in units
+            if (row := rows.get(unit)) is not None
+        }
+
+    @property
+    def ill(self) -> bool:
+        """Is there a service that restarting does not help?"""
+        return bool(self._ill)
 
     def hold(self, hold: Hold) -> None:
         """Leave a unit alone until then. Raises HostFull."""
@@ -326,8 +347,10 @@ class Monitor:
         self._wanted, self._epoch = wanted.services, wanted.epoch
         for unit in new:
             self._follow(heard, unit)
-        for unit in self._services.keys() - new:
-            self._do(heard, unit, service.clear(self._services[unit], now))
+        if wanted.revision != self._revision:  # and not only confirmed
+            for unit in self._services.keys() - new:
+                self._do(heard, unit, service.clear(self._services[unit], now))
+        self._revision = wanted.revision
         self._rule(heard)
 
     def _rule(self, heard: UnitWatch) -> None:
@@ -429,6 +452,15 @@ class Monitor:
             self.changed()
 
 
+def _left_alone(row: Row) -> str:
+    """Why nobody cares whether it runs; empty where somebody does."""
+    if row.hold is not None:
+        return f"by {row.hold.by}: {row.hold.why}"
+    if row.state is State.ABSENT:
+        return "this image does not have it"
+    return "the document says not to watch it" if row.state is State.DISABLED else ""
+
+
 def ill_file(paths: Paths) -> Path:
     """Where it stands which services are ill, for the console's banner."""
     return paths.run / "ill"
@@ -444,7 +476,8 @@ def _process(properties: Properties) -> Process:
         status=properties["ExecMainStatus"],
         restarts=properties["NRestarts"],
         job=properties["Job"][0] != 0,
-        able=bool(properties["ConditionResult"]),
+        # Until they are looked at, the unit's first start, conditions are said not to hold.
+        able=properties["ConditionResult"] or properties["ConditionTimestampMonotonic"] == 0,
     )
 
 

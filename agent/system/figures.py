@@ -190,13 +190,12 @@ class LinuxFigures:
     # -- daemons and neighbours -------------------------------------------------------------
 
     def services(self, units: Collection[str]) -> Mapping[str, ServiceState]:
-        if self._services is not None:
-            return self._services(units)
+        known = dict(self._services(units)) if self._services is not None else {}
         try:
-            states = self._units.states(units, pids=False)
+            states = self._units.states([u for u in units if u not in known], pids=False)
         except StepFailed as error:
             raise CannotTell(str(error)) from error
-        return {
+        return known | {
             unit: ServiceState(alive=state.running, said=f"{state.active} ({state.sub})")
             for unit, state in states.items()
         }

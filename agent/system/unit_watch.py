@@ -17,7 +17,7 @@ _NAME = "org.freedesktop.systemd1"
 _MANAGER = DBusAddress("/org/freedesktop/systemd1", bus_name=_NAME, interface=f"{_NAME}.Manager")
 _UNIT, _SERVICE = f"{_NAME}.Unit", f"{_NAME}.Service"
 # What is asked for at first; a signal has more, and these among them.
-_OF_UNIT = ("ActiveState", "SubState", "Job", "ConditionResult")
+_OF_UNIT = ("ActiveState", "SubState", "Job", "ConditionResult", "ConditionTimestampMonotonic")
 _OF_SERVICE = ("MainPID", "Result", "NRestarts", "ExecMainCode", "ExecMainStatus")
 _WANTED = frozenset(_OF_UNIT + _OF_SERVICE)
 _SIGKILL = 9

@@ -6,12 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 
 from agent import __version__
-from agent.api import problems
 from agent.api.answers import timestamp
 from agent.api.diagnostics import PURPOSE
 from agent.api.ports import Engine, Machine, MachineFailed
 from agent.api.shape import to_json
-from agent.api.streams import Stream, Streams
+from agent.api.streams import GZIP, Stream, Streams
 from agent.diagnostics import bundle
 from agent.diagnostics.bundle import Archive
 from agent.diagnostics.scrub import Scrubber, secrets_of
@@ -149,17 +148,9 @@ class Bundle:
 
 def stream(made: Bundle, streams: Streams, client: str) -> Stream:
     """The bundle as an answer. Raises Refusal where too much is under way."""
-    opened = streams.open(PURPOSE, bundle.MEDIA_TYPE, made.parts)
+    opened = streams.open(PURPOSE, GZIP, made.parts)
     log.info("bundle %s is made for %s", made.name, client)
     return opened
-
-
-def answered(error: Exception) -> tuple[int, object]:
-    """A problem, as what a path answers. Raises what nobody foresaw."""
-    answer = problems.answer_to(error)
-    if answer is None:
-        raise error
-    return answer.kind.status, problems.body(answer)
 
 
 def _json(value: object) -> bytes:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from agent import __version__
 from agent.api import (
     answers,
-    bundle,
     consoles,
     events,
     metrics,
@@ -442,6 +441,8 @@ class Operations:
         return {row.name: port or control.PORT for row in rows if row.role == NicRole.CONTROL}
 
     def get_bundle(self, call: Call) -> Response:
+        from agent.api import bundle  # not every day, and not small
+
         made = bundle.Bundle(
             self._engine,
             self._machine,
@@ -460,8 +461,11 @@ class Operations:
         call = Call(route=route, path={}, query={}, headers={}, body=b"")
         try:
             response = self.answer(call)
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw is raised again
-            return bundle.answered(error)
+        except Exception as error:
+            answer = problems.answer_to(error)
+            if answer is None:
+                raise
+            return answer.kind.status, problems.body(answer)
         return response.status, response.content
 
     # -- descriptions -----------------------------------------------------------------------

@@ -34,9 +34,8 @@ from agent.api.show import (
     VpnRow,
 )
 from agent.api.status import Status
-from agent.api.streams import SERVER_SENT_EVENTS
+from agent.api.streams import GZIP, SERVER_SENT_EVENTS
 from agent.diagnostics import capture
-from agent.diagnostics.bundle import MEDIA_TYPE as BUNDLE
 from agent.diagnostics.capture import MEDIA_TYPE as PCAP
 from agent.diagnostics.requests import DEFAULT_SECONDS, LONGEST_SECONDS, TOOLS
 from agent.monitor.events import Severity
@@ -645,7 +644,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/diagnostics/bundle",
         operation="get_bundle",
         summary="All that there is to say of this VM, without secrets: a tar.gz, as it is made.",
-        replies=(Reply(200, "The archive.", bytes, BUNDLE),),
+        replies=(Reply(200, "The archive.", bytes, GZIP),),
         kinds=(p.TOO_MANY_STREAMS,),
     ),
     Route(
@@ -726,5 +725,5 @@ IN_BUNDLE = tuple(
     if route.method == "GET"
     and "{" not in route.path
     and route.path not in _EVERYWHERE
-    and route.replies[0].media_type not in {BUNDLE, SERVER_SENT_EVENTS}
+    and route.replies[0].media_type not in {GZIP, SERVER_SENT_EVENTS}
 )

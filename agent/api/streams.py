@@ -18,6 +18,7 @@ RETRY_AFTER = 5  # seconds
 
 JSON_LINES = "application/jsonl"
 SERVER_SENT_EVENTS = "text/event-stream"
+GZIP = "application/gzip"
 
 
 class Stream:

@@ -17,7 +17,6 @@ from agent.engine.model import Command
 LONGEST_ENTRY = 2 * 1024 * 1024  # bytes
 LONGEST_BUNDLE = 32 * 1024 * 1024  # bytes, before it is compressed
 TIMEOUT = 20.0  # seconds for one command
-MEDIA_TYPE = "application/gzip"
 
 _LINES = 4000  # of each journal
 

@@ -26,7 +26,6 @@ from agent.api.ports import (
     UnitReport,
     Vpn,
 )
-from agent.diagnostics.scrub import private_keys_of
 from agent.engine.host import StepFailed
 from agent.engine.model import IPInterface, UnitState
 from agent.services import dhcp_dns, load_balancer
@@ -174,6 +173,8 @@ class LinuxMachine:
             raise MachineFailed(argv[0], error.reason) from error
 
     def secrets(self) -> Iterator[str]:
+        from agent.diagnostics.scrub import private_keys_of  # with what it needs, for bundles alone
+
         for folder in (self.paths.run, self.paths.state):
             with contextlib.suppress(OSError, ValueError):
                 yield from private_keys_of(json.loads((folder / "boot.json").read_bytes()))

@@ -1,8 +1,10 @@
 """What listens, and what of it answers from each side."""
 
+import base64
 import json
 import re
 
+from appliance.lab.faults import example
 from appliance.lab.node import Node
 from appliance.qemu.bench import Bench
 from appliance.qemu.cases.check import Checks, check, no_failed_units
@@ -29,8 +31,11 @@ def listeners(bench: Bench) -> Checks:
     raising = vm.run(["find", "/", "-xdev", "-type", "f", "-perm", "/6000"]).text.split()
     yield check("no file of the root raises whoever runs it", not raising, raising)
     cloud = bench.cloud
-    reached = [port for port in (8443, SSH) if cloud.manager.reaches(CONTROL, port)]
-    yield check("management and operators get in", reached == [8443, SSH], reached)
+    reached = _entries(bench)
+    yield check("without an operator's key, management alone gets in", reached == [8443], reached)
+    yield from _push_key(bench)
+    reached = _entries(bench)
+    yield check("with one, operators do as well", reached == [8443, SSH], reached)
     cloud.neighbour.dhcp()
     for node, address, ports, may in (
         (cloud.internet, PUBLIC, _ALL, {FORWARDED}),
@@ -54,6 +59,23 @@ def listeners(bench: Bench) -> Checks:
             answered <= may,
             sorted(answered),
         )
+    bench.push_example()
+    reached = _entries(bench)
+    yield check("without it again, management alone", reached == [8443], reached)
+
+
+def _entries(bench: Bench) -> list[int]:
+    """The ports by which one gets in from the control network."""
+    return [port for port in (22, 8443, SSH) if bench.cloud.manager.reaches(CONTROL, port)]
+
+
+def _push_key(bench: Bench) -> Checks:
+    """Push the example with an operator's key, which nobody has the other half of."""
+    parts = (b"ssh-ed25519", bytes(32))
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    key = f"ssh-ed25519 {base64.b64encode(blob).decode()} operator@example"
+    answer = bench.cloud.push({**example(0), "ssh": {"authorized_keys": [key]}})
+    yield check("takes an operator's key", answer.status == 201, answer.text)
 
 
 def without_ssh(bench: Bench) -> Checks:
@@ -63,10 +85,10 @@ def without_ssh(bench: Bench) -> Checks:
     found = _listening(vm)
     allowed = _MAY_LISTEN - {("tcp", CONTROL, SSH)}
     yield check("listens on nothing else", found <= allowed, found - allowed)
-    manager = bench.cloud.manager
-    yield check("management gets in", manager.reaches(CONTROL, 8443))
-    reached = [port for port in (22, SSH) if manager.reaches(CONTROL, port)]
-    yield check("nobody else does", not reached, reached)
+    yield from _push_key(bench)
+    yield from no_failed_units("with a key, without SSH", vm)
+    reached = _entries(bench)
+    yield check("management alone gets in", reached == [8443], reached)
     there = vm.run(["sh", "-c", "command -v sshd"], check=False).text
     yield check("no SSH server is in it", not there, there)
 

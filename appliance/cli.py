@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from agent.system.run import CommandFailed
+from appliance.cert.cli import app as cert
 from appliance.errors import ApplianceError
 from appliance.image.cli import app as image
 from appliance.lab.cli import app as lab
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(lab, name="lab", help=lab.info.help)
 app.add_typer(image, name="image", help=image.info.help)
+app.add_typer(cert, name="cert", help=cert.info.help)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from agent.monitor.watched import RARE, Watched, answer, watched
 from agent.services import monitoring
 from agent.system import lock
 from agent.system.paths import Paths
-from agent.system.unit_watch import is_stopped
+from agent.system.unit_watch import is_stopped, name_thread
 
 EVERY = 1.8  # seconds between two questions: three, and the last one's time-out, are within six
 EAGERLY = 0.1  # seconds between two questions to what has just started
@@ -159,6 +159,7 @@ class Asker:
 
     def run(self, stop: threading.Event) -> None:
         """Ask until `stop` is set."""
+        name_thread("ask")
         began = time.monotonic()
         while not stop.is_set():
             late = time.monotonic() - began > LATE

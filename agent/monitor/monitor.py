@@ -47,7 +47,7 @@ from agent.monitor.watched import Watched, short
 from agent.system import files
 from agent.system.bus import BusError
 from agent.system.paths import Paths
-from agent.system.unit_watch import Properties, UnitWatch, pidfd
+from agent.system.unit_watch import Properties, UnitWatch, name_thread, pidfd
 
 _PROMISED = 0.03  # seconds after a death in which systemd tells of it
 _POSTPONED = 0.5  # seconds, while somebody changes the machine
@@ -221,6 +221,7 @@ class Monitor:
 
     def watch(self, stop: threading.Event) -> None:
         """Hear and act until `stop` is set."""
+        name_thread("monitor")
         complained = False
         while not stop.is_set():
             try:

@@ -271,9 +271,9 @@ def _died(service: Service, deaths: int, now: float, *, changing: bool) -> Step:
     effects: list[Effect] = []
     if not ours:
         say = f"{service.process} ended: {service.reason} ({service.detail})"
-        effects = [Line(Tone.TRYING, details=_details(service))]
         if not service.alerted:
             effects.append(_event(Kind.SERVICE_DIED, service, say, now))
+        effects.append(Line(Tone.TRYING, details=_details(service)))
     if service.seen.alive and not service.seen.dying:  # it has come back already
         effects.append(Line(Tone.RUNNING, details={"restarts": service.seen.restarts}))
     if not changing and _is_loop(service, now):

@@ -7,8 +7,10 @@ Where the bus goes away, `BusError` is raised, and a new watch has to be opened.
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from agent.system.bus import Bus, BusError, DBusAddress, Ear, connect, ear
@@ -97,6 +99,12 @@ def pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
+
+
+def name_thread(name: str) -> None:
+    """Have the calling thread be known by a name, for `top -H`; at most 15 characters."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
 
 
 def is_stopped(pid: int) -> bool:

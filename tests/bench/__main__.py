@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import ApplianceError
-from tests.bench import changes, footprint, image, losses, packets, report
+from tests.bench import changes, footprint, image, losses, monitor, packets, report
 from tests.bench.router import Json, router
 
 RESULTS = Path("build/bench/results.json")
-PARTS = ("changes", "rebuild", "losses", "footprint", "packets", "image")
+PARTS = ("changes", "rebuild", "losses", "footprint", "packets", "monitor", "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Sizes:
     rules: tuple[int, ...]
     rounds: int
     stream: float
+    kills: int
+    hangs: int
     image_boots: int
     image_guests: Mapping[int, int]  # and the machine's memory in MiB for each
 
@@ -54,6 +56,8 @@ FULL = Sizes(
     rules=(10, 1000, 10000),
     rounds=3,
     stream=1.0,
+    kills=100,
+    hangs=5,
     image_boots=2,
     image_guests=image.MEMORY,
 )
@@ -70,6 +74,8 @@ QUICK = Sizes(
     rules=(10, 1000),
     rounds=1,
     stream=0.5,
+    kills=3,
+    hangs=1,
     image_boots=1,
     image_guests={50: image.MEMORY[50]},
 )
@@ -103,8 +109,10 @@ def main() -> int:
     sys.stdout.write(report.text(results))
     full = not given.quick and not given.size and not given.no_write
     parts = set(given.only)
-    if full and (parts == {"image"} or parts >= set(PARTS) - {"image"}):
-        report.write(results, image="image" in parts, lab="changes" in parts)
+    if full and (parts in ({"image"}, {"monitor"}) or parts >= set(PARTS) - {"image"}):
+        report.write(
+            results, image="image" in parts, lab="changes" in parts, monitor="monitor" in parts
+        )
         say("wrote docs/performance.md")
     return 0
 
@@ -191,6 +199,10 @@ def _packets(sizes: Sizes, say: Say) -> list[Json]:
     ]
 
 
+def _monitor(sizes: Sizes, say: Say) -> Json:
+    return monitor.measure(kills=sizes.kills, hangs=sizes.hangs, idle=sizes.idle or 5, say=say)
+
+
 def _image(sizes: Sizes, say: Say) -> Json:
     return image.measure(boots=sizes.image_boots, sizes=sizes.image_guests, say=say)
 
@@ -201,6 +213,7 @@ _MEASURES: Mapping[str, Callable[[Sizes, Say], object]] = {
     "losses": _losses,
     "footprint": _footprint,
     "packets": _packets,
+    "monitor": _monitor,
     "image": _image,
 }
 

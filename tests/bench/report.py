@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.losses import http_total
-from tests.bench.samples import p50, p90
-from tests.bench.targets import CLOUDSTACK, MIB, verdicts
+from tests.bench.samples import p50, p90, p99
+from tests.bench.targets import CLOUDSTACK, MIB, Verdict, monitor_verdicts, verdicts
 
 DOCUMENT = Path(__file__).parents[2] / "docs/performance.md"
 Results = Mapping[str, Any]
 IMAGE = ("image", "image boot", "image units", "image memory")  # tables of that part
+MONITOR = ("monitor targets", "monitor")
 _ANSWER = {True: "yes", False: "NO", None: "too few"}
 
 
@@ -21,12 +22,12 @@ def text(results: Results) -> str:
     return "".join(f"\n{title}\n\n{body}" for title, body in _tables(results).items() if body)
 
 
-def write(results: Results, *, image: bool, lab: bool) -> None:
-    """Fill the tables of docs/performance.md in, those of the image, of the lab or both, and draw
+def write(results: Results, *, image: bool, lab: bool, monitor: bool) -> None:
+    """Fill the tables of docs/performance.md in, those of the parts that were measured, and draw
     the lab's plots."""
     document = DOCUMENT.read_text()
     for name, body in _tables(results).items():
-        if not (image if name in IMAGE else lab):
+        if not (image if name in IMAGE else monitor if name in MONITOR else lab):
             continue
         pattern = rf"(<!-- bench: {re.escape(name)} -->\n).*?(<!-- /bench -->)"
         document, found = re.subn(pattern, rf"\g<1>\n{body}\n\g<2>", document, flags=re.DOTALL)
@@ -53,6 +54,8 @@ def _tables(results: Results) -> Mapping[str, str]:
         "losses": _losses(results.get("losses")),
         "footprint": _footprint(results.get("footprint")),
         "packets": _packets(results.get("packets", ())),
+        "monitor targets": _verdicts(monitor_verdicts(results)),
+        "monitor": _monitor(results.get("monitor")),
         "image": _image(results),
         "image boot": _image_boot(results.get("image")),
         "image units": _image_units(results.get("image")),
@@ -90,9 +93,13 @@ def _ms(values: Sequence[float]) -> str:
 
 
 def _targets(results: Results) -> str:
+    return _verdicts(verdicts(results))
+
+
+def _verdicts(found: Iterator[Verdict]) -> str:
     return _table(
         ("what", "target", "measured", "reached"),
-        ((v.what, v.target, v.measured, _ANSWER[v.reached]) for v in verdicts(results)),
+        ((v.what, v.target, v.measured, _ANSWER[v.reached]) for v in found),
     )
 
 
@@ -226,6 +233,37 @@ def _packets(rows: Sequence[Mapping[str, Any]]) -> str:
             for row in rows
         ),
     )
+
+
+_MOMENTS = {
+    "stored": "its event is stored",
+    "requested": "its restart is requested",
+    "answers": "it answers again",
+    "recovered": "the event of its recovery",
+    "told": "its event is in a manager's hands",
+}
+
+
+def _monitor(result: Results | None) -> str:
+    if result is None:
+        return ""
+    head = ["after a death of", "of", *(f"{moment}, p50 / p99" for moment in _MOMENTS.values())]
+    rows = (
+        [unit.removesuffix(".service"), str(len(found["answers"]))]
+        + [f"{p50(found[m]) * 1000:.0f} / {p99(found[m]) * 1000:.0f} ms" for m in _MOMENTS]
+        for unit, found in result["deaths"].items()
+    )
+    hangs = (
+        [
+            unit.removesuffix(".service"),
+            str(len(found)),
+            f"{p50(found):.1f} s",
+            f"{max(found):.1f} s",
+        ]
+        for unit, found in result["hangs"].items()
+    )
+    found = _table(head, rows)
+    return found + "\n" + _table(["a hang of", "of", "found, p50", "at most"], hangs)
 
 
 def _image(results: Results) -> str:

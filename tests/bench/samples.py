@@ -28,6 +28,11 @@ def p50(values: Iterable[float]) -> float:
     return percentile(values, 50)
 
 
+def p99(values: Iterable[float]) -> float:
+    """What ninety-nine in a hundred do not exceed."""
+    return percentile(values, 99)
+
+
 def p90(values: Iterable[float]) -> float:
     """What nine in ten do not exceed."""
     return percentile(values, 90)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.losses import http_total
-from tests.bench.samples import p50
+from tests.bench.samples import p50, percentile
 
 LARGEST = 1000  # entries of each kind
 MIB = 1024 * 1024
@@ -56,6 +56,34 @@ def verdicts(results: Mapping[str, Any]) -> Iterator[Verdict]:
     if "footprint" in results:
         yield from _footprint(results["footprint"])
     yield from _packets(results.get("packets", ()))
+
+
+def monitor_verdicts(results: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Those of the service monitor."""
+    found = results.get("monitor")
+    if found is None:
+        return
+    deaths = found["deaths"].values()
+
+    def worst(moment: str, percent: float) -> float:
+        return max(percentile(one[moment], percent) for one in deaths)
+
+    for what, moment, percent, most in (
+        ("death to stored event, p99", "stored", 99, 0.05),
+        ("death to restart requested, p99", "requested", 99, 0.1),
+        ("death to answering again, p99", "answers", 99, 1.0),
+        ("death to the event at a manager, p99", "told", 99, 2.0),
+    ):
+        seconds = worst(moment, percent)
+        target = f"<= {most * 1000:.0f} ms"
+        yield Verdict(f"{what}, worst daemon", target, f"{seconds * 1000:.0f} ms", seconds <= most)
+    hang = max(max(samples) for samples in found["hangs"].values())
+    yield Verdict("a hang is found, at most", "<= 6 s", f"{hang:.1f} s", hang <= 6)
+    for what in ("lost", "false"):
+        count = sum(one[what] for one in deaths)
+        yield Verdict(f"events that are {what}", "0", str(count), count == 0)
+    share = found["idle"] * 100
+    yield Verdict("the monitor's CPU, idle", "< 0.5 % of a core", f"{share:.2f} %", share < 0.5)
 
 
 def _flow(stayed: bool, pushes: int) -> str:

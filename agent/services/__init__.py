@@ -141,16 +141,33 @@ def discover() -> Mapping[str, Service]:
     return found
 
 
+# Templates as Python, beside this file, where the agent was installed: to compile them takes a
+# tenth of the time that a VM needs for itself at boot.
+_COMPILED = f"{__path__[0]}/compiled"
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
+    compiled = jinja2.ModuleLoader(_COMPILED)
+    return _reading(jinja2.ChoiceLoader([compiled, jinja2.PackageLoader("agent", "templates")]))
+
+
+def _reading(loader: jinja2.BaseLoader) -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("agent", "templates"),
+        loader=loader,
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - nothing here is HTML; types keep every value harmless
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        auto_reload=False,
     )
+
+
+def compile_templates() -> None:
+    """Compile all templates where this package lies; for whoever installs the agent."""
+    sources = _reading(jinja2.PackageLoader("agent", "templates"))
+    sources.compile_templates(_COMPILED, zip=None, ignore_errors=False)
 
 
 # The chains (filter, nat) that come before what guests send out is judged or translated: what

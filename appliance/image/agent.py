@@ -30,6 +30,7 @@ _LAUNCHER = """\
 #!/bin/sh
 exec /{prefix}/bin/python3 -I -S /{site}/agent/cli "$@"
 """
+_TEMPLATES = "agent/services/compiled"
 _TIMEOUT = 120.0
 
 
@@ -59,6 +60,11 @@ def install_agent(root: Path, enter: Sequence[str] | None = None) -> None:
     # An overlay cannot rename a folder of a lower layer, so it is removed, and not moved away.
     shutil.rmtree(package, ignore_errors=True)
     fresh.rename(package)
+    # The same templates give the same modules each time: sets are gone through in one order.
+    python = (*inside, f"/{PREFIX}/bin/python3")
+    templates = "from agent.services import compile_templates; compile_templates()"
+    run([*python, "-P", "-s", "-B", "-c", templates], timeout=_TIMEOUT, env={"PYTHONHASHSEED": "0"})
+    run([*python, "-m", "compileall", *quick, f"/{SITE_PACKAGES}/{_TEMPLATES}"], timeout=_TIMEOUT)
     _install_units(root)
     launcher = root / "usr/bin/sysvmctl"
     launcher.write_text(_LAUNCHER.format(prefix=PREFIX, site=SITE_PACKAGES))
@@ -100,7 +106,7 @@ def _tree(folder: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "compiled")
     shutil.copytree(source, target, ignore=ignored, copy_function=shutil.copyfile)
     for path in (target, *target.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -4,7 +4,7 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -80,9 +80,12 @@ class Sections(Mapping[str, Section]):
         """Remember a section that has just been parsed."""
         self._parsed[name] = section
 
-    def forget(self) -> None:
-        """Let go of the objects; they can be made again."""
-        self._parsed = {}
+    def forget(self, name: str | None = None) -> None:
+        """Let go of the objects, or of one section's; they can be made again."""
+        if name is None:
+            self._parsed = {}
+        else:
+            self._parsed.pop(name, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +105,7 @@ class Document:
     @property
     def canonical(self) -> bytes:
         """The document as canonical JSON."""
-        return _join(self.texts)
+        return b"".join(_pieces(self.texts))
 
     @property
     def value(self) -> dict[str, Any]:
@@ -110,8 +113,21 @@ class Document:
         return {name: json.loads(text) for name, text in self.texts.items()}
 
 
-def _join(texts: Mapping[str, bytes]) -> bytes:
-    return b"{" + b",".join(b'"%s":%s' % (n.encode(), text) for n, text in texts.items()) + b"}"
+def _pieces(texts: Mapping[str, bytes]) -> Iterator[bytes]:
+    """The document's canonical JSON."""
+    before = b"{"
+    for name, text in texts.items():
+        yield b'%s"%s":' % (before, name.encode())
+        yield text
+        before = b","
+    yield b"}" if texts else b"{}"
+
+
+def _digest(texts: Mapping[str, bytes]) -> str:
+    known = hashlib.sha256()
+    for piece in _pieces(texts):
+        known.update(piece)
+    return known.hexdigest()
 
 
 def canonical(value: object) -> bytes:
@@ -144,46 +160,64 @@ def parse(data: bytes, previous: Document | None = None) -> Document:
     rule more in a large document cheap. Raises InvalidDocument with every problem.
     """
     try:
-        value = strict_json.loads(data)
+        return _parsed([strict_json.loads(data)], previous)
     except strict_json.NotJson as error:
         raise InvalidDocument([error.problem]) from error
-    return parse_value(value, previous)
 
 
 def parse_value(value: Any, previous: Document | None = None) -> Document:
     """The document that this JSON value is. Raises InvalidDocument with every problem."""
+    given = [value]
+    del value
+    return _parsed(given, previous)
+
+
+def _parsed(given: list[Any], previous: Document | None) -> Document:
+    """The document of the one value in `given`, which is taken out.
+
+    As Python's objects a document has ten times the size of its text: each member goes as soon as
+    it has become something smaller.
+    """
+    value = given.pop()
     if not isinstance(value, dict):
         raise InvalidDocument([Problem("", "is not an object")])
-    value = migrate(value)
-    parts: dict[str, Any] = {}
-    problems: list[Problem] = []
-    try:
-        texts = {name: canonical(value[name]) for name in sorted(value)}
-    except RecursionError as error:
-        raise InvalidDocument([Problem("", "is nested too deep")]) from error
+    value = dict(migrate(value))
+    texts, parts, problems = _texts(value, previous), dict[str, Any](), list[Problem]()
     adapters = _adapters()
-    for name in value.keys() - adapters.keys():
+    for name in texts.keys() - adapters.keys():
         hint = f"one of {', '.join(sorted(adapters))}"
         problems.append(Problem(pointer(name), "is not a section that this version knows", hint))
     for name, adapter in adapters.items():
-        if name not in value:
+        if name not in texts:
             if name in _REQUIRED:
                 problems.append(Problem(pointer(name), "is missing"))
-            continue
-        if name in discover() and previous and previous.texts.get(name) == texts[name]:
-            continue
-        try:
-            parts[name] = adapter.validate_python(value[name])
-        except pydantic.ValidationError as error:
-            problems.extend(validation_problems(error, name))
+        elif name in value:
+            try:
+                parts[name] = adapter.validate_python(value.pop(name))
+            except pydantic.ValidationError as error:
+                problems.extend(validation_problems(error, name))
     if "role" in parts:
-        problems.extend(_foreign_sections(parts["role"], value))
+        problems.extend(_foreign_sections(parts["role"], texts))
     if not problems:
         return _document(texts, parts)
     known = {"role", "site", "generation"} <= parts.keys()
     wrong = {problem.path.split("/")[1] for problem in problems if problem.path}
     good = {name: text for name, text in texts.items() if name not in wrong}
     raise InvalidDocument(problems, _document(good, parts) if known else None)
+
+
+def _texts(value: dict[str, Any], previous: Document | None) -> dict[str, bytes]:
+    """Each member's text. Sections that are valid, for `previous` has them too, are taken out."""
+    known = previous.texts if previous else {}
+    texts: dict[str, bytes] = {}
+    try:
+        for name in sorted(value):
+            texts[name] = canonical(value[name])
+            if name in discover() and known.get(name) == texts[name]:
+                del value[name]
+    except RecursionError as error:
+        raise InvalidDocument([Problem("", "is nested too deep")]) from error
+    return texts
 
 
 def _document(texts: Mapping[str, bytes], parts: Mapping[str, Any]) -> Document:
@@ -201,7 +235,7 @@ def _document(texts: Mapping[str, bytes], parts: Mapping[str, Any]) -> Document:
             sections.put(name, parts[name])
     return Document(
         texts=texts,
-        digest=hashlib.sha256(_join(texts)).hexdigest(),
+        digest=_digest(texts),
         generation=parts["generation"],
         role=role,
         site=parts["site"],
@@ -269,7 +303,7 @@ def section_types() -> Mapping[str, Any]:
     return fixed | services
 
 
-def _foreign_sections(role: Role, value: Mapping[str, Any]) -> Iterable[Problem]:
+def _foreign_sections(role: Role, names: Container[str]) -> Iterable[Problem]:
     for name, service in discover().items():
-        if name in value and role not in service.ROLES:
+        if name in names and role not in service.ROLES:
             yield Problem(pointer(name), f"is not something that the role {role} has")

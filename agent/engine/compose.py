@@ -61,6 +61,7 @@ class Composer:
             part = self._part(name, document, context, render=not problems)
             problems += part.problems
             parts.append(part)
+            document.sections.forget(name)  # ten times the size of what was made of it
         if not problems:
             problems += _conflicts([claim for part in parts for claim in part.artifacts.claims])
         if problems:

@@ -134,7 +134,7 @@ def _load(key: TableKey, table: Content) -> Mapping[str, str]:
         raise _refusal(key, table.text, failure) from failure
     there = xtables.observe_table(family, name)
     return {
-        given: read
+        given: given if given == read else read  # one string for both
         for chain in table.chains
         for given, read in zip(table.chains[chain].rules, there.chains[chain].rules, strict=True)
     }

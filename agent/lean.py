@@ -39,4 +39,6 @@ class _Empty(ModuleType):
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        nothing = type(name, (), {})
+        setattr(self, name, nothing)
+        return nothing

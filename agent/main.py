@@ -8,6 +8,7 @@ python -m agent.main expire N    by the confirm timer: roll revision N back if i
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -17,6 +18,9 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    gc.disable()  # nothing of what is imported is garbage; to look for it takes a tenth of the time
 
 from agent import banner
 from agent.document.boot_source import Source
@@ -78,14 +82,9 @@ def main() -> int:
             return _serve()
 
 
-def _engine(
-    host: LinuxHost,
-    paths: Paths,
-    wait: float,
-    events: Recorder | None = None,
-    woken: Sequence[Callable[[], None]] = (),
-) -> Engine:
+def _engine(host: LinuxHost, store: Store, wait: float, events: Recorder | None = None) -> Engine:
     """The engine; what happens in it is left to the agent, unless this is the agent."""
+    paths = host.paths
 
     @contextlib.contextmanager
     def held() -> Iterator[None]:
@@ -94,7 +93,7 @@ def _engine(
 
     clock = SystemClock()
     events = events or Spool(paths.spools, boot=boot_id(), clock=clock)
-    return Engine(host, _store(paths, woken), clock, held, boot.load(paths), events)
+    return Engine(host, store, clock, held, boot.load(paths), events)
 
 
 def _store(paths: Paths, woken: Sequence[Callable[[], None]] = ()) -> Store:
@@ -119,16 +118,17 @@ def _restore() -> int:
 
 def _bring_up(paths: Paths) -> tuple[str, bool]:
     """What keeps the VM closed, if anything does, and whether trying again may help."""
+    store = _store(paths)
     with LinuxHost(paths, wait_for_units=False) as host:
         settled = boot.settle(paths, Places(), host.links)
         boot.record(paths, settled)
         if settled.broken:
             return "its boot configuration cannot be used", False
-        late = nics.wait(host.links, _wanted_nics(paths), boot.NIC_WAIT)
+        late = nics.wait(host.links, _wanted_nics(store), boot.NIC_WAIT)
         if late:
             log.error("NICs of the confirmed revision that are not there: %s", ", ".join(late))
         try:
-            outcome = _engine(host, paths, RESTORE_WAIT).restore()
+            outcome = _engine(host, store, RESTORE_WAIT).restore()
         except InvalidDocument as error:
             boot.tell(paths, replace(settled, config=None, problems=error.problems))
             return str(error), False
@@ -137,9 +137,8 @@ def _bring_up(paths: Paths) -> tuple[str, bool]:
     return (outcome.cause, False) if isinstance(outcome, Degraded) else ("", False)
 
 
-def _wanted_nics(paths: Paths) -> Collection[str]:
+def _wanted_nics(store: Store) -> Collection[str]:
     """The MAC addresses of the NICs that the confirmed revision is about."""
-    store = _store(paths)
     try:
         confirmed = store.recover().confirmed
         return () if confirmed is None else store.revision(confirmed).document.site.nics
@@ -162,7 +161,7 @@ def _boot() -> int:
             return 0
         boot.record(paths, settled)
         try:
-            outcome = _engine(host, paths, RESTORE_WAIT).adopt()
+            outcome = _engine(host, _store(paths), RESTORE_WAIT).adopt()
         except (EngineError, HostFull, StepFailed, InvalidDocument, CheckFailed) as error:
             log.critical("the boot configuration from %s: %s", settled.source, error)
             return 1
@@ -174,7 +173,8 @@ def _boot() -> int:
 def _expire(revision: int) -> int:
     paths = Paths()
     with LinuxHost(paths) as host:
-        outcome = _engine(host, paths, RESTORE_WAIT).roll_back(revision, if_unconfirmed=True)
+        engine = _engine(host, _store(paths), RESTORE_WAIT)
+        outcome = engine.roll_back(revision, if_unconfirmed=True)
     log.info("expire %d: %s", revision, type(outcome).__name__)
     return 1 if isinstance(outcome, Degraded) else 0
 
@@ -197,7 +197,7 @@ def _serve() -> int:
     outbox = Outbox(paths.events, paths.spools, boot=boot_id(), clock=SystemClock())
     outbox.start()
     with LinuxHost(paths) as host:
-        engine = _engine(host, paths, LOCK_WAIT, outbox, woken)
+        engine = _engine(host, _store(paths, woken), LOCK_WAIT, outbox)
         try:
             outcome = None if boot.is_closed(paths) else engine.recover()
             if outcome is not None:

@@ -20,6 +20,7 @@ from agent.engine.model import (
     ProbeResult,
     Step,
     Table,
+    UnitState,
 )
 
 
@@ -55,7 +56,10 @@ class HostFull(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What to look at, besides the NICs and the firewall, all of which are ours."""
+    """What to look at, besides the NICs and the firewall, all of which are ours.
+
+    Without units, systemd is not asked for anything.
+    """
 
     units: frozenset[str]
     sysctls: frozenset[str]
@@ -69,6 +73,12 @@ class Host(Protocol):
 
     def observe(self, scope: Scope) -> Observed:
         """What is there, within the scope."""
+
+    def unit_states(self, names: Collection[str]) -> Mapping[str, UnitState]:
+        """How these units are; at boot, once systemd can be asked."""
+
+    def wait_until_closed(self) -> None:
+        """At boot: return when what closes the VM without us is done with the firewall."""
 
     def look_ahead(self) -> None:
         """Begin to observe, for an `observe` that comes at once and finds less left to do."""

@@ -93,6 +93,15 @@ def touched_units(plan: Plan) -> frozenset[str]:
     )
 
 
+def needs_systemd(step: Step) -> bool:
+    """Is this a step for systemd or a daemon, rather than for the kernel and the files?"""
+    return isinstance(
+        step,
+        StartUnit | StopUnit | ReloadUnit | RestartUnit | LoadConnection | UnloadConnection
+        | ForgetLeases,
+    )  # fmt: skip
+
+
 def _put_sets(desired: Desired, observed: Observed) -> Iterator[Step]:
     for name, wanted in sorted(desired.sets.items()):
         was = observed.sets.get(name)

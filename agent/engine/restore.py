@@ -9,8 +9,8 @@ from agent.document.document import Document, InvalidDocument, parse_value
 from agent.engine import tell
 from agent.engine.errors import EngineError, UnreadableState
 from agent.engine.host import CheckFailed, Clock, Host
-from agent.engine.model import Committed, Degraded, Outcome
-from agent.engine.plan import name
+from agent.engine.model import Committed, Degraded, Observed, Outcome, Plan, Step
+from agent.engine.plan import name, needs_systemd
 from agent.engine.store import Revision, State, Store
 from agent.engine.target import Target, Targets
 from agent.monitor.events import NOWHERE, Recorder
@@ -29,7 +29,8 @@ def restore(
     """Become the last confirmed revision; where that one cannot be used, an older one.
 
     Before the first push the boot configuration stands in for a revision. Daemons are started,
-    not waited for: this runs before they may. Counters go on from what was kept.
+    not waited for: this runs before they may. Counters go on from what was kept. It gets ready
+    while the VM is still being closed, and acts when it is.
     """
     found = _readable(store, events)
     state = replace(found, making=None, deadline=None)
@@ -39,12 +40,12 @@ def restore(
             revision = store.revision(number)
             if is_outdated(revision, boot):
                 break
-            target = targets.prepare(revision, "boot")
+            target, observed = targets.at_boot(revision)
         except (InvalidDocument, CheckFailed, EngineError) as error:
             log.error("revision %d cannot be restored: %s", number, error)
             events.record(tell.not_restored(number, str(error)))
             continue
-        outcome = _boot(host, store, targets, state, target)
+        outcome = _boot(host, store, targets, state, target, observed)
         if found.provisional or found.making is not None:
             events.record(tell.cut_short(number, found))
         return outcome
@@ -52,10 +53,10 @@ def restore(
         log.error("there is no boot configuration: staying closed")
         return Degraded("there is no boot configuration and no earlier revision")
     revision = Revision.of(document_of(boot), state.last + 1, clock.now(), "boot")
-    target = targets.prepare(revision, "boot")
+    target, observed = targets.at_boot(revision)
     store.put_revision(revision)
     state = replace(state, last=revision.info.number)
-    return _boot(host, store, targets, state, target)
+    return _boot(host, store, targets, state, target, observed)
 
 
 def _readable(store: Store, events: Recorder) -> State:
@@ -96,21 +97,32 @@ def _bootable(store: Store, state: State) -> list[int]:
     """Revisions to try: the confirmed one, then older ones; never one that was on trial."""
     if state.confirmed is None:
         return []
-    numbers = [info.number for info in store.revisions()]
+    numbers = store.numbers()
     for number in numbers:
         if number > state.confirmed:
             store.forget(number)
     return [number for number in numbers if number <= state.confirmed]
 
 
-def _boot(host: Host, store: Store, targets: Targets, state: State, target: Target) -> Outcome:
+def _boot(
+    host: Host, store: Store, targets: Targets, state: State, target: Target, observed: Observed
+) -> Outcome:
+    """First what guests wait for and systemd need not be there for; then the daemons."""
     number = target.revision.info.number
-    plan = targets.difference(target)
-    for step in plan.steps:
-        host.perform(step, number)
-        host.fault(f"boot:{name(step)}")
+    steps: list[Step] = []
+
+    def perform(plan: Plan, *, daemons: bool) -> None:
+        for step in plan.steps:
+            if needs_systemd(step) is daemons:
+                host.perform(step, number)
+                host.fault(f"boot:{name(step)}")
+                steps.append(step)
+
+    perform(targets.compare(target, observed), daemons=False)
+    observed = replace(observed, units=host.unit_states(target.desired.owned_units))
+    perform(targets.compare(target, observed), daemons=True)
     targets.remember(target)
-    store.put_firewall(target.desired.sets.values(), target.tables)
+    store.put_firewall(target.desired.sets.values(), target.tables, target.origin)
     store.put_state(replace(state, current=number, confirmed=number))
     log.info("revision %d restored", number)
-    return Committed(number, plan)
+    return Committed(number, Plan(tuple(steps)))

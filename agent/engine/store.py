@@ -4,12 +4,14 @@
                             and the journal: the revision that is being made, if one is
     revisions/N.json        the document and how it came about
     counters.json           what the kernel counted before its counters last began again
-    firewall/{sets,v4,v6}   the confirmed firewall, as text, for a boot in which Python is broken
+    firewall/{sets,v4,v6}   the confirmed firewall, as text, which closes the VM at boot
+    firewall/origin         a digest of what that text was rendered from
 
 Every file is replaced whole and durably. What cannot be read is an error, never an empty state;
 the newest whole revision stands in for it (`recover`).
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -148,8 +150,8 @@ class Store:
     def put_revision(self, revision: Revision) -> None:
         number = revision.info.number
         about = canonical(asdict(revision.info))
-        text = about[:-1] + b',"document":' + revision.document.canonical + b"}"
-        self._disk.write(self._path(number), text)
+        text = [about[:-1], b',"document":', revision.document.canonical, b"}"]
+        self._disk.write(self._path(number), b"".join(text))
         self._know(revision)
 
     def revision(self, number: int) -> Revision:
@@ -182,7 +184,7 @@ class Store:
         """Those that are kept and can be read, newest first."""
         latest = self._latest
         found = []
-        for number in reversed(self._numbers()):
+        for number in self.numbers():
             try:
                 found.append(self._infos.get(number) or self.revision(number).info)
             except UnreadableState:
@@ -213,6 +215,10 @@ class Store:
 
     def _path(self, number: int) -> Path:
         return self._folder / "revisions" / f"{number}.json"
+
+    def numbers(self) -> list[int]:
+        """Those that are kept, whether they can be read or not, newest first."""
+        return self._numbers()[::-1]
 
     def _numbers(self) -> list[int]:
         folder = self._folder / "revisions"
@@ -265,19 +271,45 @@ class Store:
         self._disk.write(self._folder / name, canonical(value), durable=False)
 
     def put_firewall(
-        self, sets: Iterable[AddressSet], tables: Mapping[tuple[Family, Table], str]
+        self,
+        sets: Iterable[AddressSet],
+        tables: Mapping[tuple[Family, Table], str],
+        origin: str,
     ) -> None:
-        """Keep what closes the VM at a boot in which nothing of ours can start.
+        """Keep what closes the VM at the next boot, before anything of ours can start.
 
-        What has not changed is not written.
+        `origin` is a digest of what the tables were rendered to before they became canonical. What
+        has not changed is not written.
         """
         parts = {"sets": sets_text(sets)}
         for family in Family:
             parts[f"v{int(family)}"] = "".join(tables[family, table] for table in Table)
+        parts["origin"] = origin
         for name, text in parts.items():
-            if self._firewall.get(name) != text:
-                self._disk.write(self._folder / "firewall" / name, text.encode())
-                self._firewall[name] = text
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            if self._firewall.get(name) != digest:
+                path = self._folder / "firewall" / name
+                if self._kept(name) != text:
+                    self._disk.write(path, text.encode())
+                self._firewall[name] = digest
+
+    def firewall(self, origin: str) -> Mapping[tuple[Family, Table], str] | None:
+        """The kept firewall in canonical text; None if it came from something else, or is gone."""
+        if not origin or self._kept("origin") != origin:
+            return None
+        found: dict[tuple[Family, Table], str] = {}
+        for family in Family:
+            for part in re.split(r"^(?=\*)", self._kept(f"v{int(family)}"), flags=re.MULTILINE):
+                name = part[1:].partition("\n")[0]
+                if name in set(Table):
+                    found[family, Table(name)] = part
+        return found
+
+    def _kept(self, name: str) -> str:
+        try:
+            return (self._folder / "firewall" / name).read_text()
+        except (OSError, ValueError):
+            return ""
 
     # -- files ------------------------------------------------------------------------------
 
@@ -302,4 +334,5 @@ class Store:
 
 def _blobs(revision: Revision) -> frozenset[str]:
     """Every string of a document that looks like a blob's name: sparing too much is safe."""
-    return frozenset(name.decode() for name in _BLOB.findall(revision.document.canonical))
+    texts = revision.document.texts.values()
+    return frozenset(name.decode() for text in texts for name in _BLOB.findall(text))

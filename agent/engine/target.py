@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.document.boot import BootConfig
 from agent.document.document import Document, InvalidDocument
@@ -38,6 +38,7 @@ class Target:
     desired: Desired
     files: Mapping[str, str]  # path -> SHA-256
     tables: Mapping[tuple[Family, Table], str]  # canonical
+    origin: str = ""  # what the tables became canonical from: a digest of the text and its sets
 
 
 class Targets:
@@ -50,6 +51,7 @@ class Targets:
         self._composer = Composer()
         self._mutex = threading.RLock()
         self._running: Target | None = None
+        # What a table's text, by its digest, becomes.
         self._canonical: dict[tuple[Family, Table], tuple[str, str]] = {}
         self._sets: Mapping[str, AddressSet] = {}
         self._rules: tuple[Rule, ...] = ()  # kept, so that no other rule gets an id of theirs
@@ -76,9 +78,36 @@ class Targets:
             if phase == "push":
                 self._check(target)
                 self._host.fault(f"{phase}:checked")
-            tables = self._rehearse(target.desired)
+            target = self._rehearsed(target)
             self._host.fault(f"{phase}:rehearsed")
-            return Target(revision, target.desired, target.files, tables)
+            return target
+
+    def at_boot(self, revision: Revision) -> tuple[Target, Observed]:
+        """Like `prepare`, with what there is before anything of ours, units aside.
+
+        The confirmed firewall, as text, is in the kernel by then. Where that is what this revision
+        would become, it has had its rehearsal: it was read back, and is what was kept. Else it is
+        rehearsed.
+        """
+        with self._mutex:
+            target = self._unstaged(revision)
+            self._host.stage(revision.info.number, target.desired)
+            self._host.fault("boot:staged")
+            self._host.wait_until_closed()
+            observed = self._host.observe(Scope(frozenset(), frozenset(target.desired.sysctls)))
+            texts = self._texts(target.desired)
+            origin = _origin(texts, target.desired)
+            if (
+                observed.sets == target.desired.sets
+                and self._store.firewall(origin) == observed.firewall
+            ):
+                for key, canonical in observed.firewall.items():
+                    self._canonical[key] = (_digest(texts[key]), canonical)
+                target = replace(target, tables=dict(observed.firewall), origin=origin)
+            else:
+                target = self._rehearsed(target)
+            self._host.fault("boot:rehearsed")
+            return target, observed
 
     def running(self, number: int) -> Target:
         """The target of the revision that runs.
@@ -90,9 +119,7 @@ class Targets:
         if known is not None and known.revision.info.number == number:
             return known
         with self._mutex:
-            target = self._unstaged(self._store.revision(number))
-            tables = self._rehearse(target.desired)
-            self._running = Target(target.revision, target.desired, target.files, tables)
+            self._running = self._rehearsed(self._unstaged(self._store.revision(number)))
             return self._running
 
     def remember(self, target: Target) -> None:
@@ -105,7 +132,7 @@ class Targets:
         with self._mutex:
             desired = self._composer.compose(document, self._host.links(), self._boot)
             revision = Revision.of(document, 0, 0.0, "boot")
-            return Target(revision, desired, {}, self._rehearse(desired))
+            return self._rehearsed(Target(revision, desired, {}, {}))
 
     def observe(self, target: Target) -> Observed:
         """The machine, in the words of the target: every NIC, also one that it does not know."""
@@ -114,7 +141,10 @@ class Targets:
 
     def difference(self, target: Target, previous: Desired | None = None) -> Plan:
         """What it takes for the machine to become the target."""
-        observed = self.observe(target)
+        return self.compare(target, self.observe(target), previous)
+
+    def compare(self, target: Target, observed: Observed, previous: Desired | None = None) -> Plan:
+        """What it takes for what was observed to become the target."""
         return diff(target.desired, target.tables, target.files, observed, previous)
 
     def previous(self, current: int | None) -> Desired | None:
@@ -149,21 +179,39 @@ class Targets:
         ]
         self._host.check(target.revision.info.number, commands)
 
-    def _rehearse(self, desired: Desired) -> Mapping[tuple[Family, Table], str]:
-        """The canonical text of every table; only what is not known yet is rehearsed."""
-        lines = {id(r): self._lines.get(id(r)) or firewall.line(r) for r in desired.rules}
-        self._rules, self._lines = desired.rules, lines
-        texts = firewall.tables(desired.chains, desired.rules, lines)
+    def _rehearsed(self, target: Target) -> Target:
+        """With the canonical text of every table; only what is not known yet is rehearsed."""
+        desired = target.desired
+        texts = self._texts(desired)
         new = {
             key: text
             for key, text in texts.items()
-            if key not in self._canonical or self._canonical[key][0] != text
+            if key not in self._canonical or self._canonical[key][0] != _digest(text)
         }
         if new or desired.sets != self._sets:
             for key, canonical in self._host.rehearse(desired.sets, new).items():
-                self._canonical[key] = (texts[key], canonical)
+                self._canonical[key] = (_digest(texts[key]), canonical)
             self._sets = desired.sets
-        return {key: self._canonical[key][1] for key in texts}
+        tables = {key: self._canonical[key][1] for key in texts}
+        return replace(target, tables=tables, origin=_origin(texts, desired))
+
+    def _texts(self, desired: Desired) -> Mapping[tuple[Family, Table], str]:
+        """The text of every table, as we write it; lines of rules that stay are not made anew."""
+        lines = {id(r): self._lines.get(id(r)) or firewall.line(r) for r in desired.rules}
+        self._rules, self._lines = desired.rules, lines
+        return firewall.tables(desired.chains, desired.rules, lines)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _origin(texts: Mapping[tuple[Family, Table], str], desired: Desired) -> str:
+    known = hashlib.sha256(firewall.sets_text(desired.sets.values()).encode())
+    for family in Family:
+        for table in Table:
+            known.update(texts[family, table].encode())
+    return known.hexdigest()
 
 
 def _missing(document: Document, blobs: Collection[str]) -> Iterator[Problem]:

@@ -579,7 +579,7 @@ class Engine:
         """Commit, and keep the firewall for a boot in which nothing of ours can start."""
         if state.current is not None:
             target = self._targets.running(state.current)
-            self._store.put_firewall(target.desired.sets.values(), target.tables)
+            self._store.put_firewall(target.desired.sets.values(), target.tables, target.origin)
         self._store.put_state(state)
 
     def _current(self) -> Target:

@@ -68,12 +68,11 @@ def load(paths: Paths) -> BootConfig | None:
 def settle(paths: Paths, places: Places, links: Links) -> Settled:
     """Look at every channel that this hypervisor has, once, and decide what to go by."""
     (paths.run / "boot-late").unlink(missing_ok=True)  # what comes from here on is news
-    hypervisor = boot_channels.virtualization()
-    found = boot_channels.look(places, hypervisor)
+    found = boot_channels.look(places)
     if found is None and boot_channels.wait_for_devices(places):
         # With something to fall back on, the host is not waited for: what comes later is taken.
         wait = 0.0 if _kept(paths).exists() else PORT_WAIT
-        found = boot_channels.look(places, hypervisor, wait)
+        found = boot_channels.look(places, port_wait=wait)
     if found is None:
         return _fall_back(paths)
     settled = _understood(found, links, NIC_WAIT)

@@ -8,6 +8,7 @@ broken hand-in, and no reason to look further.
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -74,6 +75,7 @@ class Places:
     xenstore_read: str = "/usr/bin/xenstore-read"
 
 
+@functools.cache
 def virtualization() -> str:
     """What this machine runs on, in the words of systemd-detect-virt(1); `none` if unknown."""
     try:
@@ -98,10 +100,11 @@ def wait_for_devices(places: Places) -> bool:
     return True
 
 
-def look(places: Places, hypervisor: str, port_wait: float = 0.0) -> Found | None:
+def look(places: Places, hypervisor: str = "", port_wait: float = 0.0) -> Found | None:
     """The first channel's that has something, in the order of `Source`.
 
-    `port_wait` is for how many seconds the host may take to send by the virtio-serial port.
+    The `hypervisor` is asked for where it is not given and a channel depends on it. `port_wait` is
+    for how many seconds the host may take to send by the virtio-serial port.
     """
     for channel in _offered(places, hypervisor, port_wait):
         if (found := channel()) is not None:
@@ -114,6 +117,7 @@ def _offered(
 ) -> Iterator[Callable[[], Found | None]]:
     yield lambda: _credential(places)
     yield lambda: _drive(places)
+    hypervisor = hypervisor or virtualization()
     if hypervisor not in _CONTAINERS:
         yield lambda: _kernel(places)
     yield lambda: _port(places, port_wait)

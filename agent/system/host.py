@@ -45,10 +45,12 @@ from agent.engine.model import (
     Sysctl,
     Table,
     Unit,
+    UnitState,
     UnloadConnection,
 )
 from agent.system import addresssets, announce, conntrack, dnsmasq, haproxy, sysctl, xtables
 from agent.system.blobs import Blobs
+from agent.system.early import Early
 from agent.system.faults import Faults
 from agent.system.namespaces import Scratch, seen_at
 from agent.system.netlink import Netlink
@@ -83,6 +85,7 @@ class LinuxHost:
         self._checkers: Scratch | None = None
         self._ahead: tuple[float, list[Future[dict[tuple[Family, Table], str]]]] | None = None
         self._readers = ThreadPoolExecutor(3, "observe")
+        self._early = Early()
         self._faults = Faults.of_this_machine(self.paths.run)
         self.revisions.prepare()
 
@@ -127,6 +130,14 @@ class LinuxHost:
             firewall={key: text for one in firewalls for key, text in one.result().items()},
             sets=sets.result(),
         )
+
+    def unit_states(self, names: Collection[str]) -> Mapping[str, UnitState]:
+        if not self.units.wait:
+            self._early.wait_for_bus()
+        return self.units.states(names, pids=False)
+
+    def wait_until_closed(self) -> None:
+        self._early.wait_for_firewall()
 
     def look_ahead(self) -> None:
         self._ahead = None

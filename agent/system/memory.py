@@ -11,6 +11,7 @@ def settle() -> None:
     A push of a large document makes hundreds of thousands of objects and hardly a cycle; the
     collector would walk all that lives a dozen times meanwhile, for a tenth of the time.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

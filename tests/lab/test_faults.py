@@ -213,6 +213,35 @@ def test_vm_is_closed_by_text_alone_where_python_cannot_start(router_lab: Lab) -
     wait_until(lambda: whole(lab).units == old.units, 10, "the daemons")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j NOWHERE\nCOMMIT\n",
+        b"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m set --match-set gone src -j ACCEPT\nCOMMIT\n",
+        b"*filter\n:INPUT ACCEPT",
+        b"\x00" * 512,
+    ],
+    ids=["empty", "no such chain", "no such set", "cut short", "zeros"],
+)
+def test_kept_text_that_is_damaged_leaves_the_vm_closed(router_lab: Lab, damage: bytes) -> None:
+    lab = router_lab
+    old = whole(lab)
+    for family in "v4", "v6":
+        lab.vm.put(f"/var/lib/sysvm/firewall/{family}", damage, 0o600)
+    lab.vm.run(["rm", "/run/sysvm/firewall-done"])
+    lab.vm.run(["sh", "/usr/lib/sysvm/firewall"], check=False)
+    assert lab.vm.run(["test", "-e", "/run/sysvm/firewall-done"]).returncode == 0
+    for family in "iptables", "ip6tables":
+        saved = lab.vm.run([f"{family}-nft-save", "-t", "filter"]).text
+        assert ":INPUT DROP" in saved, damage
+        assert ":FORWARD DROP" in saved, damage
+    lab.vm.pull_plug()
+    lab.vm.start()
+    lab.vm.wait_ready()
+    wait_until(lambda: whole(lab) == old, 10, "the revision again")
+
+
 def test_broken_state_falls_back_and_never_opens(router_lab: Lab) -> None:
     lab = router_lab
     old = whole(lab)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.system.early import Early
+
 UNITS = Path(__file__).parents[2] / "systemd/system"
 EARLY = sorted(path for kind in ("path", "socket", "timer") for path in UNITS.glob(f"*.{kind}"))
 
@@ -37,3 +39,25 @@ def test_what_runs_the_agents_code_has_the_agents_sandbox(name: str) -> None:
 
     assert len(sandbox("sysvm-agent")) > 12
     assert sandbox(name) == sandbox("sysvm-agent")
+
+
+def ordering(unit: str, *keys: str) -> set[str]:
+    """The units that these keys of a unit name."""
+    lines = (UNITS / f"{unit}.service").read_text().splitlines()
+    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+    return {word for key, value in pairs if key in keys for word in value.split()}
+
+
+def test_the_restore_gets_ready_beside_the_firewall_and_before_the_bus() -> None:
+    """It waits for both by itself (agent/system/early.py): systemd would have it begin after."""
+    after = ordering("sysvm-restore", "After")
+    assert not {"sysvm-firewall.service", "network-pre.target", "dbus.socket"} & after
+    assert "systemd-tmpfiles-setup.service" in after
+    assert {"sysvm-firewall.service", "dbus.socket"} <= ordering(
+        "sysvm-restore", "Wants", "Requires"
+    )
+    assert {"network.target", "network-online.target", "sysvm-agent.service"} <= ordering(
+        "sysvm-restore", "Before"
+    )
+    assert "network-pre.target" in ordering("sysvm-firewall", "Before")
+    assert f"> {Early().firewall}\n" in (UNITS.parent / "share/firewall").read_text()

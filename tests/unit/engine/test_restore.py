@@ -12,7 +12,7 @@ from agent.engine.model import Committed, Degraded, Family, Provisional, Table, 
 from agent.engine.restore import document_of
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
-from tests.unit.engine.documents import BOOT, router
+from tests.unit.engine.documents import BOOT, router, with_forward, with_services
 from tests.unit.engine.memory import (
     CONTROL,
     GUEST,
@@ -53,8 +53,12 @@ class Machine:
         store = Store(self.folder, PlainDisk())
         return Engine(self.host, store, self.clock, OneWriter(), known)
 
-    def boot(self, boot: dict[str, Any] | None) -> Engine:
-        self.host = replace(MemoryHost(), deaths=self.host.deaths)
+    def boot(self, boot: dict[str, Any] | None, *, closed: bool = False) -> Engine:
+        """Switch it on; `closed`: with the confirmed firewall, as sysvm-firewall loads it."""
+        before = self.host
+        self.host = replace(MemoryHost(), deaths=before.deaths)
+        if closed:
+            self.host.tables, self.host.sets = dict(before.tables), dict(before.sets)
         engine = self.engine(boot)
         self.outcome = engine.restore()
         return engine
@@ -142,3 +146,65 @@ def test_a_late_boot_configuration_leaves_a_revision_on_trial_alone(machine: Mac
     assert isinstance(machine.engine(MOVED).adopt(), Unchanged)
     assert machine.engine(BOOT).state().provisional
     assert machine.engine(BOOT).state().current == number
+
+
+# -- what comes before what ----------------------------------------------------------------------
+
+
+def test_guests_are_served_before_systemd_can_be_asked(machine: Machine) -> None:
+    machine.boot(BOOT).push(with_services(1))
+    machine.boot(BOOT)
+    log = machine.host.log
+    asked = log.index("ask systemd")
+    daemons = {"StartUnit", "StopUnit", "ReloadUnit", "RestartUnit", "LoadConnection"}
+    assert {"PutTable", "SetLink", "AddAddress", "AddRoute", "Flip"} <= set(log[:asked])
+    assert not daemons & set(log[:asked])
+    assert set(log[asked + 1 :]) == {"StartUnit"}
+    assert machine.host.units["dnsmasq.service"] == "active"
+
+
+def test_nothing_is_looked_at_or_done_before_the_vm_is_closed(machine: Machine) -> None:
+    machine.boot(BOOT).push(with_services(1))
+    machine.boot(BOOT)
+    before = machine.host.log[: machine.host.log.index("wait until closed")]
+    assert [word for word in before if not word.startswith("rehearse")] == []
+    assert before == []
+
+
+def test_firewall_that_the_kernel_holds_already_is_neither_rehearsed_nor_replaced(
+    machine: Machine,
+) -> None:
+    machine.boot(BOOT).push(with_forward(1))
+    wanted = machine.host.snapshot()
+    machine.boot(BOOT, closed=True)
+    assert not {word.split()[0] for word in machine.host.log} & {"rehearse", "PutTable", "PutSet"}
+    assert machine.host.snapshot().firewall == wanted.firewall
+
+
+def test_firewall_that_is_another_is_rehearsed_and_replaced(machine: Machine) -> None:
+    machine.boot(BOOT).push(with_forward(1))
+    wanted = machine.host.snapshot()
+    for change in ("kernel", "kept", "origin"):
+        machine.boot(BOOT, closed=True)
+        if change == "kernel":
+            text = machine.host.tables[Family.V4, Table.NAT]
+            by_hand = text.replace("COMMIT", "-A PREROUTING -j ACCEPT\nCOMMIT")
+            machine.host.tables[Family.V4, Table.NAT] = by_hand
+        else:
+            name = {"kept": "v4", "origin": "origin"}[change]
+            path = machine.folder / "firewall" / name
+            path.write_bytes(path.read_bytes().replace(b"0", b"1"))
+        machine.host.log.clear()
+        machine.engine(BOOT).restore()
+        assert any(word.startswith("rehearse") for word in machine.host.log), change
+        assert machine.host.snapshot().firewall == wanted.firewall
+
+
+def test_revisions_that_are_not_restored_are_not_read(machine: Machine) -> None:
+    engine = machine.boot(BOOT)
+    for generation in (1, 2, 3):
+        engine.push(with_forward(generation, port=80 + generation))
+    for path in (machine.folder / "revisions").glob("[12].json"):
+        path.write_bytes(b"broken")
+    machine.boot(BOOT)
+    assert isinstance(machine.outcome, Committed)

@@ -382,6 +382,20 @@ def test_services_and_logs(ctl: Terminal, push: Push, machine: FakeMachine) -> N
     assert ctl.out == "a guest called ?[2J\n"
 
 
+def test_a_service_is_held_and_released(ctl: Terminal, push: Push) -> None:
+    push(1)
+    assert ctl("service", "hold", "dnsmasq", "--for", "30m", "--reason", "an upgrade") == 0
+    assert "held until" in ctl.out
+    assert "an upgrade" in ctl.out
+    ctl("service", "list")
+    assert "held until" in ctl.out
+    assert ctl("service", "release", "dnsmasq") == 0
+    assert "held" not in ctl.out
+    for wrong in ("", "soon", "-5m", "1w"):
+        with pytest.raises(SystemExit):
+            ctl("service", "hold", "dnsmasq", f"--for={wrong}", "--reason", "x")
+
+
 def test_schema_and_json_everywhere(ctl: Terminal, push: Push) -> None:
     push(1)
     assert ctl.json("schema")["title"] == "sysvm document"

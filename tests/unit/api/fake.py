@@ -59,6 +59,8 @@ from agent.engine.model import (
 from agent.engine.model import Ports as PortRange
 from agent.engine.store import Revision, RevisionInfo, State
 from agent.monitor.events import Cursor, Event, Kind, Page, Severity, Stored, Unknown, stamp
+from agent.monitor.model import Hold, Row
+from agent.monitor.model import State as WatchState
 from agent.system.run import Running
 from tests.unit.api.fake_health import FakeHealth
 
@@ -327,6 +329,35 @@ CONSOLE_ROW: Mapping[str, Any] = {
 }
 
 
+class FakeWatch:
+    """A monitor that watches dnsmasq, and remembers holds."""
+
+    def __init__(self) -> None:
+        self.holds: dict[str, Hold] = {}
+        self.cleared: list[str] = []
+        self.released: list[tuple[str, str]] = []
+
+    def rows(self) -> Mapping[str, Row]:
+        hold = self.holds.get("dnsmasq.service")
+        state = WatchState.HELD if hold else WatchState.RUNNING
+        return {
+            "dnsmasq.service": Row(
+                state=state, alive=True, ready=True, correct=True, since=NOW - 60, restarts=1,
+                hold=hold,
+            )
+        }  # fmt: skip
+
+    def hold(self, hold: Hold) -> None:
+        self.holds[hold.unit] = hold
+
+    def release(self, unit: str, by: str) -> bool:
+        self.released.append((unit, by))
+        return self.holds.pop(unit, None) is not None
+
+    def clear(self, unit: str) -> None:
+        self.cleared.append(unit)
+
+
 class FakeMachine:
     """A machine whose blobs, leases and units are what a test says."""
 
@@ -490,6 +521,7 @@ def app(
     events: FakeEvents | None = None,
     streams: Streams | None = None,
     health: FakeHealth | None = None,
+    watch: "FakeWatch | None" = None,
 ) -> flask.Flask:
     """The endpoint on both, with clocks that stand still."""
     events = events or FakeEvents()
@@ -501,6 +533,7 @@ def app(
         monotonic=lambda: UP,
         streams=streams,
         health=health or FakeHealth(),
+        watch=watch or FakeWatch(),
     )
 
 

@@ -104,6 +104,19 @@ def test_unchanged_repairs_what_somebody_changed_by_hand(machine: Machine) -> No
     assert machine.host.snapshot() == before
 
 
+def test_files_that_a_hand_changed_are_put_back_and_nothing_else(machine: Machine) -> None:
+    machine.engine.push(with_services(1))
+    before, number = machine.host.snapshot(), machine.engine.current().info.number
+    files = machine.host.staged[number]
+    machine.host.staged[number] = dict.fromkeys(files, "0" * 64)
+    assert machine.engine.drift()
+    machine.host.log.clear()
+    machine.engine.put_files_back()
+    assert machine.host.snapshot() == before
+    assert machine.host.log == []  # no daemon is told
+    assert not machine.engine.drift()
+
+
 def test_push_of_an_older_generation_is_refused(machine: Machine) -> None:
     machine.engine.push(router(7))
     with pytest.raises(StaleGeneration):

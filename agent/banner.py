@@ -64,12 +64,14 @@ def render(
     *,
     clock: float = 0.0,
     ill: str = "",
+    failing: str = "",
 ) -> str:
     """The banner's text: lines of printable ASCII that fit a console.
 
     `state` is None where it cannot be read, `running` where there is no revision; `trouble` is
     what kept the VM from being brought up, if anything did. `clock` is the time of day less that
-    of the monotonic clock, by which deadlines are. `ill` are daemons that restarting does not help.
+    of the monotonic clock, by which deadlines are. `ill` are daemons that restarting does not help,
+    `failing` health checks.
     """
     role, hostname, control = told.role, told.hostname, told.control
     if running is not None:
@@ -86,7 +88,7 @@ def render(
         ("sysvm", __version__),
         ("document", _document(state, running)),
         ("control", ", ".join(control) or "no address"),
-        ("health", _health(told, state, trouble, clock, ill)),
+        ("health", _health(told, state, trouble, clock, ill, failing)),
     ]
     if told.state_problem:
         rows.append(("STATE", told.state_problem))
@@ -125,7 +127,8 @@ def _current(paths: Paths, store: Store, trouble: str) -> str:
         except EngineError as error:
             trouble = trouble or str(error)
     clock = time.time() - time.monotonic()
-    return render(told, state, running, trouble, clock=clock, ill=files.note(paths.run / "ill"))
+    ill, failing = files.note(paths.run / "ill"), files.note(paths.run / "health/ill")
+    return render(told, state, running, trouble, clock=clock, ill=ill, failing=failing)
 
 
 def _status(paths: Paths) -> Mapping[str, Any]:
@@ -145,7 +148,9 @@ def _document(state: State | None, running: Revision | None) -> str:
     return f"generation {info.generation}, revision {info.number}"
 
 
-def _health(told: Told, state: State | None, trouble: str, clock: float, ill: str) -> str:
+def _health(
+    told: Told, state: State | None, trouble: str, clock: float, ill: str, failing: str
+) -> str:
     if not told.ok:
         return f"CLOSED: {_why_closed(told)}"
     if trouble:
@@ -156,6 +161,8 @@ def _health(told: Told, state: State | None, trouble: str, clock: float, ill: st
         return f"DEGRADED: {state.degraded}"
     if ill:
         return f"ALERT: {ill}"
+    if failing:
+        return f"checks fail: {failing}"
     if state.provisional and state.deadline is not None:
         until = dt.datetime.fromtimestamp(state.deadline + clock, dt.UTC)
         return f"ok; goes back unless confirmed by {until:%H:%M:%S} UTC"

@@ -222,11 +222,12 @@ def _serve() -> int:
         if places.port.exists():
             listen = (places, host.links, stop)
             threading.Thread(target=boot.listen, args=listen, name="listen", daemon=True).start()
+        lines = ServiceLog()
         monitor = Monitor(
             engine,
             host.prober,
             outbox,
-            ServiceLog(),
+            lines,
             Holds(paths.state / "holds.json"),
             paths,
             alive=lambda: _notify("WATCHDOG=1"),
@@ -237,7 +238,15 @@ def _serve() -> int:
         woken.append(monitor.wake)
         _listen(paths, outbox, stop)
         figures = LinuxFigures(paths, host.units, services=monitor.states)
-        health = Health(engine, figures, outbox, folder=paths.run / "health", relax=memory.trim)
+        health = Health(
+            engine,
+            figures,
+            outbox,
+            folder=paths.run / "health",
+            lines=lines,
+            relax=memory.trim,
+            changed=lambda: banner.write(paths, _store(paths)),
+        )
         threading.Thread(target=health.serve, args=(stop,), name="health", daemon=True).start()
         woken.append(health.wake)
         conditions = lookout.Conditions(

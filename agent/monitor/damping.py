@@ -53,3 +53,11 @@ def event(result: Result) -> Event:
     if not well:
         data["missing"] = ", ".join(result.missing[:5]) or result.message
     return Event(kind=kind, subject=result.name, message=result.message, data=data)
+
+
+def sentence(result: Result) -> str:
+    """A line of the log for this change."""
+    if result.verdict.well:
+        return f"The check {result.name} passes again: {result.message}"
+    verb = "failed" if result.verdict is Verdict.FAILED else "warns"
+    return f"The check {result.name} {verb}: {result.message}"

@@ -4,6 +4,7 @@ A round neither waits for a push nor keeps one waiting: it looks only while no c
 and looks again where one came meanwhile. What times it is the monotonic clock.
 """
 
+import contextlib
 import json
 import logging
 import secrets
@@ -32,9 +33,11 @@ from agent.monitor.checks import (
     unknown,
 )
 from agent.monitor.damping import Standing
-from agent.monitor.events import Recorder
+from agent.monitor.events import Recorder, Severity
 from agent.monitor.gauges import Gauges
 from agent.monitor.health import Level, NoSuchCheck, Report, Result, Rounds, Verdict, worst
+from agent.monitor.log import Level as LineLevel
+from agent.monitor.log import ServiceLog
 from agent.services import monitoring
 from agent.system import files
 
@@ -49,6 +52,14 @@ QUIET = 30.0  # seconds that a round waits for a change to end
 PAUSE = 0.5  # seconds between two looks at the same thing
 TRIES = 3
 WAIT = 60.0  # seconds that somebody who asks waits for the round under way
+
+
+_LEVELS: Mapping[Severity, LineLevel] = {
+    Severity.INFO: LineLevel.INFO,
+    Severity.WARNING: LineLevel.ALERT,
+    Severity.ALERT: LineLevel.ALERT,
+    Severity.CRITICAL: LineLevel.CRIT,
+}
 
 
 class Subject(Protocol):
@@ -98,15 +109,22 @@ class Health:
         recorder: Recorder | None = None,
         folder: Path | None = None,
         *,
+        lines: ServiceLog | None = None,
         first: float = FIRST,
         relax: Callable[[], None] = lambda: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`folder` gets a file for each level; `relax` is called after each round of checks."""
+        """`folder` gets a file for each level; `lines` is the log that operators' scripts read.
+
+        `relax` is called after each round of checks, `changed` when others are ill than before.
+        """
         self._engine = engine
         self._machine = machine
         self._recorder = recorder
         self._folder = folder
+        self._lines = lines
         self._relax = relax
+        self._changed = changed
         self._mutex = threading.Lock()  # held for a round
         self._wake = threading.Event()
         self._started = time.monotonic()
@@ -379,12 +397,27 @@ class Health:
         for key in gone:
             self._standings.pop(key, None)
         self._results = {**kept, **new}
+        ill = self._ill()
         for key, result in new.items():
             standing, changed = damping.after(self._standings.get(key, Standing()), result.verdict)
             self._standings[key] = standing
             if changed:
                 self._tell(result)
         self._write(level)
+        if self._ill() != ill:
+            self._note_ill()
+
+    def _ill(self) -> frozenset[str]:
+        """Names of checks that were told to be ill."""
+        return frozenset(name for (name, _), one in self._standings.items() if one.ill)
+
+    def _note_ill(self) -> None:
+        """Leave a line of what is ill, for the console's banner."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                text = ", ".join(sorted(self._ill()))
+                files.write(ill_file(self._folder), text.encode(), durable=False)
+        self._changed()
 
     def _tell(self, result: Result) -> None:
         event = damping.event(result)
@@ -394,6 +427,11 @@ class Health:
         )  # fmt: skip
         if self._recorder is not None:
             self._recorder.record(event)
+        if self._lines is not None:
+            details = {name: value for name, value in event.data.items() if name != "level"}
+            self._lines.write(
+                _LEVELS[event.severity], result.name, damping.sentence(result), **details
+            )
 
     def _write(self, level: Level) -> None:
         if self._folder is None:
@@ -420,6 +458,11 @@ class Health:
         except (EngineError, InvalidDocument, KeyError):
             return monitoring.ABSENT
         return section if isinstance(section, monitoring.Section) else monitoring.ABSENT
+
+
+def ill_file(folder: Path) -> Path:
+    """Where it stands which checks are ill, below the folder of their results."""
+    return folder / "ill"
 
 
 def _run(check: Check, given: Round) -> Finding:

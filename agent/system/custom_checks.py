@@ -67,6 +67,7 @@ SANDBOX: Mapping[str, str] = {
     "Environment": "LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin",
     "WorkingDirectory": "/",
     "UMask": "0077",
+    "LogLevelMax": "warning",
     "StandardInput": "null",
     "StandardError": "null",
 }

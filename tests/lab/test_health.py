@@ -12,7 +12,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.document.document import merge
 from appliance.lab import Lab
 from appliance.lab.wait import wait_until
-from tests.lab.helpers import PUBLIC_MAC, VM1, VM1_MAC, VM2_MAC, Router, example, settle
+from tests.lab.helpers import (
+    PUBLIC_MAC,
+    VM1,
+    VM1_MAC,
+    VM2_MAC,
+    Router,
+    example,
+    frames,
+    settle,
+    wire,
+)
 from tests.lab.test_hostile_disk import STATE, fill, small_disk
 
 # Of the whole machine, which others use as well: what it is must not fail a test.
@@ -190,14 +200,15 @@ def test_a_rule_that_somebody_added_is_a_warning(lab: Lab, router: Router) -> No
 
 
 def test_a_member_of_a_set_that_is_gone_is_named(lab: Lab, router: Router) -> None:
-    with broken(lab, "firewall", "203.0.113.11,tcp:80", ""):
+    with broken(lab, "firewall", "203.0.113.11,tcp:80", "/load_balancer"):
         sh(lab, "ipset del lb4 203.0.113.11,tcp:80")
     sh(lab, "ipset add lb4 203.0.113.11,tcp:80")
     passes(lab, "firewall")
 
 
 def test_an_address_that_is_gone_is_named(lab: Lab, router: Router) -> None:
-    with broken(lab, "network", "203.0.113.12/24 on eth2", "/site"):
+    path = f"/site/nics/{PUBLIC_MAC}/addresses/203.0.113.12~124"
+    with broken(lab, "network", "203.0.113.12/24 on eth2", path):
         sh(lab, "ip address del 203.0.113.12/24 dev eth2")
     sh(lab, "ip address add 203.0.113.12/24 dev eth2")
     passes(lab, "network")
@@ -234,6 +245,50 @@ def test_a_host_that_dnsmasq_does_not_know_is_named(lab: Lab, router: Router) ->
     with broken(lab, "dhcp", f"{path} ({VM2_MAC}", path):
         without(lab, "dnsmasq/hosts", VM2_MAC)
     uncover(lab, "dnsmasq/hosts")
+    passes(lab, "dhcp")
+
+
+def test_a_service_that_is_held_is_no_failure(lab: Lab, router: Router) -> None:
+    """Case 44."""
+    sh(lab, "sysvmctl service hold dnsmasq --for 10m --reason repair; systemctl stop dnsmasq")
+    try:
+        wait_until(lambda: ill(lab) == [], 15, "nothing that is ill")
+        for name in ("dhcp", "dns"):
+            result = check(lab, name)
+            assert (result["verdict"], "repair" in result["message"]) == ("skipped", True)
+        assert "dnsmasq.service is held" in check(lab, "services")["message"]
+    finally:
+        sh(lab, "sysvmctl service release dnsmasq; systemctl start dnsmasq")
+    passes(lab, "dhcp")
+    passes(lab, "services")
+
+
+def test_asking_for_offers_spends_no_lease_and_is_not_seen_outside(
+    lab: Lab, router: Router
+) -> None:
+    leases = "cat /var/lib/sysvm/leases/dnsmasq.leases 2>/dev/null || true"
+    before = sh(lab, leases)
+    with wire(lab.guests["vm1"]) as sock:
+        passes(lab, "dhcp")
+        lab.guests["vm1"].pings("10.1.1.1")
+        came = list(frames(sock))
+    assert came
+    assert not [one for one in came if one[23] == 17 and one[36:38] in {b"\0\x43", b"\0\x44"}]
+    assert sh(lab, leases) == before
+    said = lab.vm.journal("-u", "dnsmasq", "-n", "40")
+    assert f"DHCPOFFER(eth0) {VM1} {VM1_MAC}" in said
+
+
+def test_a_host_that_is_offered_another_address_is_named(lab: Lab, router: Router) -> None:
+    """The files are right again, and so is the witness: dnsmasq was told something else.
+
+    What it would offer from the range it first looks for with a ping, for longer than is waited.
+    """
+    path = f"/dhcp_dns/hosts/{VM1_MAC}/address"
+    with broken(lab, "dhcp", f"{path} (is offered ", path):
+        without(lab, "dnsmasq/hosts", VM1_MAC)
+        sh(lab, "umount /run/sysvm/current/dnsmasq/hosts")
+    sh(lab, "systemctl reload dnsmasq")
     passes(lab, "dhcp")
 
 
@@ -438,8 +493,12 @@ def test_rounds_come_at_the_interval_and_tell_changes_once(lab: Lab, router: Rou
         wait_until(lambda: told(lab, "check.failed", "firewall") > failed, 30, "the event")
         assert health(lab)["worst"] == "failed"
         assert "FAILED: firewall" in sh(lab, "sysvmctl status")
+        assert "checks fail: firewall" in sh(lab, "cat /run/sysvm/banner")
+        log = lab.vm.read("/var/log/routerServiceMonitor.log").decode()
+        assert "[ALERT] [firewall] The check firewall failed" in log
         sh(lab, "ipset add lb4 203.0.113.11,tcp:80")
         wait_until(lambda: told(lab, "check.passed", "firewall") > passed, 30, "the event")
+    assert "checks fail" not in sh(lab, "cat /run/sysvm/banner")
     assert told(lab, "check.failed", "firewall") == failed + 1
     assert told(lab, "check.passed", "firewall") == passed + 1
     assert all(one["next_in"] is None for one in health(lab)["rounds"])

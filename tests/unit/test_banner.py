@@ -158,3 +158,11 @@ def test_a_rotten_state_is_said(paths: Paths) -> None:
     (paths.state / "state.json").write_text("{")
     banner.write(paths, announced(paths))
     assert rows(banner.place(paths).read_text())["health"].startswith("CLOSED: ")
+
+
+def test_checks_that_fail_are_named_where_nothing_is_worse() -> None:
+    state = State(current=3, confirmed=3, generation=1)
+    told = rows(render(GOOD, state, revision(), failing="dhcp, dns"))
+    assert told["health"] == "checks fail: dhcp, dns"
+    told = rows(render(GOOD, state, revision(), ill="dnsmasq: crash-loop", failing="dhcp, dns"))
+    assert told["health"] == "ALERT: dnsmasq: crash-loop"

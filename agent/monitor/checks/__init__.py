@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from agent.document.document import Document
@@ -206,10 +207,13 @@ class Machine(Protocol):
     def leases(self) -> tuple[Lent, ...]:
         """Leases that dnsmasq has given out."""
 
+    def offered(self, server: IPv4Address, mac: str) -> str:
+        """The address that DHCP would offer a guest; empty where there is no offer."""
+
     def resolve(self, questions: Sequence[Question]) -> tuple[frozenset[str] | str, ...]:
         """The addresses that each is answered with, or why there is no answer."""
 
-    def balanced(self, socket: str) -> tuple[Balanced, ...]:
+    def balanced(self, path: str) -> tuple[Balanced, ...]:
         """What a haproxy says of its listeners and servers."""
 
     def customs(self) -> tuple[Custom, ...]:

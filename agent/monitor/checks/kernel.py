@@ -7,6 +7,7 @@ no second reader that could see it otherwise.
 import re
 from collections.abc import Iterator, Sequence
 
+from agent.document.site import Site
 from agent.engine.model import (
     AddAddress,
     AddPolicyRule,
@@ -23,6 +24,7 @@ from agent.engine.model import (
     SetSysctl,
     Step,
     Table,
+    pointer,
 )
 from agent.engine.plan import describe
 from agent.monitor.checks import Check, Finding, Round, failed, passed, skipped, warning
@@ -72,8 +74,9 @@ def judge_rules(steps: Sequence[Step], what: str) -> Finding:
                     extra.append(f"ipv{int(step.family)} {step.table}: another order of the rules")
             case PutSet(wanted, was):
                 gone = wanted.members - (was.members if was else frozenset())
-                missing += [("", f"set {wanted.name}: {one}") for one in sorted(gone)]
-                missing += [("", f"set {wanted.name}")] if was is None and not gone else []
+                path = f"/{wanted.owner}" if wanted.owner else ""
+                missing += [(path, f"set {wanted.name}: {one}") for one in sorted(gone)]
+                missing += [(path, f"set {wanted.name}")] if was is None and not gone else []
                 more = (was.members if was else frozenset()) - wanted.members
                 extra += [f"set {wanted.name}: {one}" for one in sorted(more)]
             case RemoveSet(there):
@@ -102,17 +105,45 @@ def firewall_steps(plan: Plan) -> tuple[Step, ...]:
     )
 
 
-def judge_network(plan: Plan) -> Finding:
+def place(step: Step, site: Site | None) -> str:
+    """Where in the document a part of the network stands; empty where it is the VM's own."""
+    nics = site.nics.items() if site else ()
+    match step:
+        case SetLink(link):
+            return next((_nic(mac) for mac, _ in nics if mac == link.mac), "")
+        case AddAddress(address):
+            for mac, nic in nics:
+                if address.interface in nic.addresses:
+                    return pointer("site", "nics", mac, "addresses", address.interface)
+        case AddRoute(route):
+            for mac, nic in nics:
+                for field in ("gateway", "gateway_ipv6"):
+                    if route.destination.prefixlen == 0 and getattr(nic, field) == route.via:
+                        return f"{_nic(mac)}/{field}"
+            if site is not None and route.destination in site.routes:
+                return pointer("site", "routes", route.destination)
+        case _:
+            pass
+    return ""
+
+
+def _nic(mac: str) -> str:
+    return pointer("site", "nics", mac)
+
+
+def judge_network(plan: Plan, site: Site | None) -> Finding:
     """Links, addresses, routes and kernel settings."""
-    lacks = [
-        s
-        for s in plan.steps
-        if isinstance(s, SetLink | AddAddress | AddRoute | AddPolicyRule | SetSysctl)
-    ]
+    lacking = (SetLink, AddAddress, AddRoute, AddPolicyRule, SetSysctl)
+    lacks = [step for step in plan.steps if isinstance(step, lacking)]
     more = [s for s in plan.steps if isinstance(s, RemoveAddress | RemoveRoute | RemovePolicyRule)]
     if lacks:
-        lines = describe(Plan(tuple(lacks)))
-        return failed(f"the kernel lacks {len(lacks)} of the document's network", lines, "/site")
+        paths = [place(step, site) for step in lacks]
+        said = [" ".join(describe(Plan((step,)))) for step in lacks]
+        named = (
+            f"{path} ({text})" if path else text for path, text in zip(paths, said, strict=True)
+        )
+        text = f"the kernel lacks {len(lacks)} of the document's network"
+        return failed(text, named, next(filter(None, paths), ""))
     if more:
         return warning("somebody has added to the network", describe(Plan(tuple(more))), "/site")
     return passed("links, addresses, routes and settings are as asked")
@@ -139,7 +170,7 @@ def firewall(given: Round) -> Finding:
 
 
 def network(given: Round) -> Finding:
-    return judge_network(given.drift)
+    return judge_network(given.drift, given.document.site if given.document else None)
 
 
 CHECKS = (

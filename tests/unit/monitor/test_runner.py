@@ -18,7 +18,8 @@ from agent.monitor import checks, runner
 from agent.monitor.checks import Check, CustomRun, Finding, Round, passed
 from agent.monitor.events import Event, Kind
 from agent.monitor.health import Level, NoSuchCheck, Result, Verdict
-from agent.monitor.runner import Health
+from agent.monitor.log import ServiceLog
+from agent.monitor.runner import Health, ill_file
 from agent.system.clock import SystemClock
 from agent.system.files import Disk
 from appliance.lab.wait import wait_until
@@ -52,7 +53,17 @@ class Bench:
         self.machine = FakeMachine()
         self.recorded = Recorded()
         self.folder = folder / "health"
-        self.health = Health(self.engine, self.machine, self.recorded, self.folder, first=0.0)
+        self.log = folder / "log"
+        self.shown: list[str] = []  # what the banner would have had of the checks
+        self.health = Health(
+            self.engine,
+            self.machine,
+            self.recorded,
+            self.folder,
+            lines=ServiceLog(self.log, reserve=0, syslog=str(folder / "none")),
+            first=0.0,
+            changed=lambda: self.shown.append(ill_file(self.folder).read_text()),
+        )
         self.generation = 0
 
     def push(self, make: Callable[..., bytes] = router, **sections: Any) -> None:
@@ -285,6 +296,10 @@ def test_a_change_is_told_once_it_was_seen_twice(bench: Bench) -> None:
     bench.verdicts(name="disk")
     bench.verdicts(name="disk")
     assert bench.recorded.told[1:] == [(Kind.RESOURCE_WELL, "disk")]
+    first, second = bench.log.read_text().splitlines()
+    assert "[ALERT] [disk] The check disk failed: 1 of 1000 MiB free" in first
+    assert "[INFO] [disk] The check disk passes again: 900 of 1000 MiB free" in second
+    assert bench.shown == ["disk", ""]
 
 
 def test_what_changed_is_looked_at_again_before_its_next_round(

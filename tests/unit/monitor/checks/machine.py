@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 
 from agent.document.document import Document, parse
 from agent.engine.compose import Composer
@@ -63,6 +64,8 @@ class FakeMachine:
     version: Versions = VERSIONS
     files: dict[str, bytes] = field(default_factory=dict)
     lent: tuple[Lent, ...] = ()
+    offers: dict[str, str] = field(default_factory=dict)
+    discovered: list[str] = field(default_factory=list)
     names: dict[str, frozenset[str] | str] = field(default_factory=dict)
     rows: tuple[Balanced, ...] | None = None
     mine: dict[str, CustomRun] = field(default_factory=dict)
@@ -125,6 +128,12 @@ class FakeMachine:
     def leases(self) -> tuple[Lent, ...]:
         return self.lent
 
+    def offered(self, server: IPv4Address, mac: str) -> str:
+        self.discovered.append(mac)
+        leases = self.desired.leases if self.desired else ()
+        own = {lease.mac: str(lease.address) for lease in leases}
+        return self.offers.get(mac, own.get(mac, ""))
+
     def resolve(self, questions: Sequence[Question]) -> tuple[frozenset[str] | str, ...]:
         self.asked += questions
         return tuple(self.names.get(one.name, self._told(one)) for one in questions)
@@ -136,7 +145,7 @@ class FakeMachine:
         right = [a for a in found if (":" in a) == (question.kind == "AAAA")]
         return frozenset([a for a in right if a.startswith("10.1.1.")] or right)
 
-    def balanced(self, socket: str) -> tuple[Balanced, ...]:
+    def balanced(self, path: str) -> tuple[Balanced, ...]:
         if self.rows is not None:
             return self.rows
         assert self.desired is not None

@@ -3,19 +3,37 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 import pytest
 
 from agent.engine.firewall import tables
-from agent.engine.model import AddressSet, Family, Plan, PutSet, PutTable, RemoveSet, SetType, Table
+from agent.engine.model import (
+    AddAddress,
+    Address,
+    AddressSet,
+    AddRoute,
+    Family,
+    Lease,
+    Plan,
+    PutSet,
+    PutTable,
+    RemoveAddress,
+    RemoveSet,
+    Route,
+    SetSysctl,
+    SetType,
+    Sysctl,
+    Table,
+)
 from agent.monitor.checks import NAMED, Balanced, Lent, Round, ServiceState, discover
+from agent.monitor.checks.dhcp import sample
 from agent.monitor.checks.dns import AT_MOST
 from agent.monitor.health import Level, Verdict
 from tests.bench import documents
 from tests.unit.engine.documents import ROUTER, router
-from tests.unit.engine.memory import GUEST
+from tests.unit.engine.memory import GUEST, PUBLIC
 from tests.unit.monitor.checks.machine import VERSIONS, FakeMachine, found, given
 
 MACS = ("02:00:0a:01:01:0a", "02:00:0a:01:01:0b")
@@ -202,6 +220,27 @@ def test_files_that_dnsmasq_has_not_read_fail_the_witness() -> None:
     assert (finding.verdict, "NXDOMAIN" in finding.message) == (Verdict.FAILED, True)
 
 
+def test_a_host_that_is_offered_another_address_or_none_is_named() -> None:
+    about = given(WHOLE)
+    machine(about).offers[MACS[1]] = "10.1.1.222"
+    path = f"/dhcp_dns/hosts/{MACS[1]}/address"
+    finding = found("dhcp", about)
+    assert (finding.verdict, finding.path) == (Verdict.FAILED, path)
+    assert finding.missing == (f"{path} (is offered 10.1.1.222, not 10.1.1.11)",)
+    machine(about).offers[MACS[1]] = ""
+    assert "offered nothing" in found("dhcp", about).message
+    machine(about).lent = (Lent("02:00:00:00:00:99", "10.1.1.11"),)
+    assert found("dhcp", about).verdict is Verdict.WARNING, "another holds it: told as such"
+
+
+def test_of_many_hosts_a_few_are_asked_for_others_each_time() -> None:
+    leases = [Lease(f"02:00:00:00:00:{n:02x}", IPv4Address(f"10.1.1.{n}")) for n in range(2, 102)]
+    turns = [sample(leases, turn) for turn in range(13)]
+    assert all(len(one) <= 8 for one in turns)
+    assert {lease for one in turns for lease in one} == set(leases)
+    assert sample(leases[:3], 7) == tuple(leases[:3])
+
+
 def test_an_address_that_is_lent_to_another_is_a_warning() -> None:
     about = given(WHOLE)
     machine(about).lent = (Lent(MACS[0].upper(), "10.1.1.10"), Lent(MACS[0], "10.1.1.200"))
@@ -351,6 +390,25 @@ def test_members_of_sets_are_named() -> None:
         Verdict.WARNING
     )
     assert found("firewall", given(WHOLE, Plan((RemoveSet(there),)))).verdict is Verdict.WARNING
+
+
+def test_what_the_network_lacks_is_named_with_its_place() -> None:
+    steps = (
+        AddAddress(Address("eth2", IPv4Interface("203.0.113.11/24"))),
+        AddRoute(Route(IPv4Network("0.0.0.0/0"), IPv4Address("203.0.113.1"), "eth2")),
+        SetSysctl(Sysctl("net.ipv4.ip_forward", "1"), "0"),
+    )
+    finding = found("network", given(WHOLE, Plan(steps)))
+    nic = f"/site/nics/{PUBLIC}"
+    assert finding.verdict is Verdict.FAILED
+    assert finding.path == f"{nic}/addresses/203.0.113.11~124"
+    assert finding.missing == (
+        f"{finding.path} (+ address 203.0.113.11/24 on eth2)",
+        f"{nic}/gateway (+ route 0.0.0.0/0 via 203.0.113.1 on eth2)",
+        "~ sysctl net.ipv4.ip_forward: 0 -> 1",
+    )
+    extra = Plan((RemoveAddress(Address("eth2", IPv4Interface("203.0.113.99/24"))),))
+    assert found("network", given(WHOLE, extra)).verdict is Verdict.WARNING
 
 
 def test_what_is_missing_is_bounded_and_counted() -> None:

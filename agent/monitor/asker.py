@@ -14,7 +14,7 @@ from typing import Protocol
 
 from agent.engine.errors import Busy, EngineError
 from agent.engine.host import CheckFailed, HostFull, StepFailed
-from agent.engine.model import Desired, Plan, Probe, ProbeResult
+from agent.engine.model import Desired, Plan, Probe, ProbeResult, SshGreets
 from agent.engine.store import Revision
 from agent.monitor.examine import examine
 from agent.monitor.model import Act, Answer, Examined
@@ -29,6 +29,8 @@ EVERY = 1.8  # seconds between two questions: three, and the last one's time-out
 EAGERLY = 0.1  # seconds between two questions to what has just started
 RARELY = 30.0  # seconds between two of the questions that cost the daemon something
 TIMEOUT = 0.5  # seconds that an answer may take
+PROCESS_TIMEOUT = 2.0  # where the daemon starts a process for it
+STARVED = 0.3  # seconds beyond that in which nobody ran, who is to blame
 LATE = 3 * EVERY  # seconds between two rounds: nobody ran meanwhile, who is to blame
 
 _log = logging.getLogger(__name__)
@@ -223,12 +225,19 @@ class Asker:
         for probe in one.probes:
             if isinstance(probe, RARE) and not rarely:
                 continue
-            results.append(self.prober.once(probe, TIMEOUT))
+            results.append(self._once(probe))
             if not results[-1].answered:
                 break
         given = answer(results)
         asked.all = given.ready is not True
         return given
+
+    def _once(self, probe: Probe) -> ProbeResult:
+        timeout = PROCESS_TIMEOUT if isinstance(probe, SshGreets) else TIMEOUT
+        began = time.monotonic()
+        result = self.prober.once(probe, timeout)
+        starved = time.monotonic() - began > timeout + STARVED
+        return replace(result, blameless=result.blameless or starved)
 
     # -- what takes long --------------------------------------------------------------------
 

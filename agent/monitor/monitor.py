@@ -101,6 +101,7 @@ class Monitor:
         for end in self._wake:
             os.set_blocking(end, False)
         self._told_of = _read_counts(self.paths)
+        ill_file(self.paths).unlink(missing_ok=True)
         self._asker = Asker(
             self.engine,
             self.prober,
@@ -236,6 +237,9 @@ class Monitor:
                     _log.warning("systemd cannot be heard: %s", error)
                 complained = True
                 self._without_bus()
+                stop.wait(_AGAIN)
+            except Exception:  # noqa: BLE001 - who watches goes on watching
+                _log.exception("what became of services is looked up anew")
                 stop.wait(_AGAIN)
         for unit in tuple(self._deaths):
             self._unfollow(unit)

@@ -178,6 +178,24 @@ def test_what_dies_while_the_agent_is_dead_is_told_of_when_it_is_back(watched: W
     assert any("The process detected as running" in line for line in mark.lines())
 
 
+def test_an_address_that_is_gone_is_no_daemons_fault(watched: Watched) -> None:
+    mark = watched.mark()
+    watched.sh("ip address del 10.1.1.1/24 dev eth0; sleep 9")
+    assert mark.events() == []
+    assert watched.state("dnsmasq.service") == "running"
+    watched.router.push(watched.router.document)
+
+
+def test_an_agent_that_hangs_is_restarted(watched: Watched) -> None:
+    """By systemd's watchdog, which its monitor's two threads feed."""
+    before = watched.sh("systemctl show -P NRestarts sysvm-agent")
+    watched.sh("systemctl kill -s STOP --kill-whom=main sysvm-agent")
+    wait_until(
+        lambda: watched.sh("systemctl show -P NRestarts sysvm-agent") != before, 60, "the restart"
+    )
+    watched.vm.wait_ready()
+
+
 def test_a_held_daemon_is_left_alone_until_the_hold_is_over(watched: Watched) -> None:
     mark = watched.mark()
     watched.sh("sysvmctl service hold dnsmasq --for 15s --reason 'an upgrade'")

@@ -1,3 +1,4 @@
+import os
 import socket
 import threading
 import time
@@ -7,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.model import HaproxyRuns, HttpReturns, Probe, ProbeResult, TcpAccepts, UnitActive
+from agent.engine.model import (
+    DnsAnswers,
+    HaproxyRuns,
+    HttpReturns,
+    Probe,
+    ProbeResult,
+    SshGreets,
+    TcpAccepts,
+    UnitActive,
+)
 from agent.system.netlink import Netlink
 from agent.system.probes import Prober
 from agent.system.units import Units
@@ -104,3 +114,59 @@ def test_threads_end_with_the_probes(prober: Prober) -> None:
     before = threading.active_count()
     prober.run([TcpAccepts(UNIT, LOOPBACK, 9)] * 8, 0.05)
     assert threading.active_count() == before
+
+
+def test_silence_and_a_wrong_answer_are_two_things(prober: Prober) -> None:
+    listener = tcp()
+    port = listener.getsockname()[1]
+    with serving(listener, lambda _: page("200 OK", "1a2b")):
+        right = prober.once(HttpReturns(UNIT, LOOPBACK, port, "/x"), 1.0)
+        assert (right.passed, right.answered) == (True, True)
+        wrong = prober.once(HttpReturns(UNIT, LOOPBACK, port, "/x", status=204), 1.0)
+        assert (wrong.passed, wrong.answered) == (False, True)
+    refused = prober.once(HttpReturns(UNIT, LOOPBACK, port, "/x"), 1.0)
+    assert (refused.passed, refused.answered, refused.blameless) == (False, False, False)
+
+
+def test_ssh_server_greets(prober: Prober) -> None:
+    listener = tcp()
+    probe = SshGreets(UNIT, LOOPBACK, listener.getsockname()[1])
+    said = [b"SSH-2.0-x\r\n", b"220 mail\r\n"]
+
+    def serve() -> None:
+        for words in said:
+            peer, _ = listener.accept()
+            peer.sendall(words)
+            peer.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert prober.once(probe, 1.0).passed
+    assert not prober.once(probe, 1.0).passed
+    thread.join()
+    listener.close()
+
+
+def test_dns_is_asked_and_what_it_says_is_compared(prober: Prober) -> None:
+    """A server of few words, whose answer is the question and an address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.2", 53)) if os.geteuid() == 0 else pytest.skip("port 53 is root's")
+
+        def serve() -> None:
+            for code in (0, 0, 3):
+                query, peer = server.recvfrom(512)
+                header = query[:2] + bytes([0x85, 0x80 | code]) + b"\0\1\0\1\0\0\0\0"
+                answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + ip_address("192.0.2.1").packed
+                server.sendto(header + query[12:] + answer, peer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        home = ip_address("127.0.0.2")
+        assert prober.once(DnsAnswers(UNIT, home, "x.invalid", ("192.0.2.1",)), 1.0).passed
+        other = prober.once(DnsAnswers(UNIT, home, "x.invalid", ("192.0.2.9",)), 1.0)
+        assert (other.passed, other.answered) == (False, True)
+        missing = prober.once(DnsAnswers(UNIT, home, "x.invalid", ("192.0.2.1",)), 1.0)
+        assert (missing.passed, missing.answered) == (False, True)
+        thread.join()
+        silent = prober.once(DnsAnswers(UNIT, home, "x.invalid"), 0.1)
+        assert (silent.passed, silent.answered, silent.blameless) == (False, False, False)

@@ -1,12 +1,14 @@
-"""The reference of the document, written from its JSON Schema: docs/document.md."""
+"""References that are written from the code: docs/document.md, docs/events.md."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.document.document import schema
 from agent.document.types import REDACTED
+from agent.monitor.events import CATALOGUE, Kind, Severity
 
 INTRODUCTION = f"""\
 # The document
@@ -38,6 +40,45 @@ def markdown() -> str:
             for used in _reachable(title, definitions):
                 lines += _section("" if used == title else used, definitions[used], definitions)
     return "\n".join(lines).rstrip() + "\n"
+
+
+EVENTS = """\
+# Events
+
+<!-- Generated from the catalogue by `make docs`; a test fails when it is stale. Do not edit. -->
+
+What happens on a VM that somebody outside should know: the whole of it, for the set is closed.
+[integrating.md](integrating.md#events) says how events are received and acknowledged;
+`sysvmctl events -f` shows them on the VM.
+
+Each has `seq` (its number in the outbox's stream), `boot` (the boot that it happened in), `time`,
+`monotonic` (seconds since that boot), `kind`, `severity`, `subject` (what it is about), `message`
+(a sentence for a person) and `data`, as below. Whoever receives a `kind` that is not listed has an
+older list than the VM: `severity` and `message` say enough to go on with.
+"""
+
+
+def events() -> str:
+    """The page of all events."""
+    lines = [EVENTS, "| severity | means |", "|---|---|"]
+    lines += [f"| `{severity}` | {_SEVERITIES[severity]} |" for severity in Severity]
+    for kind in Kind:
+        meaning = CATALOGUE[kind]
+        lines += ["", f"## `{kind}`", "", f"*{meaning.severity}.* {meaning.summary}", ""]
+        lines += [f"Next: {meaning.next}.", ""]
+        if meaning.data:
+            lines += ["| data | |", "|---|---|"]
+            lines += [f"| `{name}` | {text} |" for name, text in meaning.data.items()]
+    text = "\n".join(lines)
+    return re.sub("\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+_SEVERITIES: Mapping[Severity, str] = {
+    Severity.INFO: "a change of state that ends well, or that somebody asked for",
+    Severity.WARNING: "degraded, but serving",
+    Severity.ALERT: "something does not serve, and does not come back by itself",
+    Severity.CRITICAL: "the VM as a whole is at risk",
+}
 
 
 def _section(title: str, node: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str]:
@@ -126,8 +167,9 @@ def _references(node: Any) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the page; `make docs` calls this."""
+    """Write the pages; `make docs` calls this."""
     Path("docs/document.md").write_text(markdown())
+    Path("docs/events.md").write_text(events())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ EXPOSURE = {
     "sysvm-console": 2.8,
     "sysvm-passwords": 1.1,
     "sysvm-console-proxy": 1.6,
+    "sysvm-remote-log": 1.4,
     "dnsmasq": 3.0,
     "haproxy": 2.9,
     "apache2": 2.7,

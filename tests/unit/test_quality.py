@@ -44,6 +44,12 @@ def test_reference_of_the_document_is_up_to_date() -> None:
     assert (ROOT / "docs" / "document.md").read_text() == markdown(), "run `make docs`"
 
 
+def test_reference_of_events_is_up_to_date() -> None:
+    from appliance.reference import events
+
+    assert (ROOT / "docs/events.md").read_text() == events(), "run `make docs`"
+
+
 def test_nothing_of_the_workplace_is_in_the_project() -> None:
     listed = subprocess.run(
         ("git", "ls-files"), cwd=ROOT, capture_output=True, text=True, check=False

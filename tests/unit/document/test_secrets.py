@@ -20,6 +20,7 @@ NAMES = {"key", "password", "passphrase", "private_key", "psk", "secret", "token
 MARKED = {
     "Heartbeat.key",
     "Push.key",
+    "RemoteLog.key",
     "Certificates.key",
     "Console.key",
     "Console.passphrase",

@@ -250,6 +250,8 @@ class Tunnel(Base):
         Field(min_length=1, max_length=16, description="Proposals for ESP, the best first."),
     ] = (
         EspProposal(encryption=Encryption.AES256GCM, dh=DhGroup.ECP384),
+        # libreswan renews keys with the cipher that there is, and the group of IKE.
+        EspProposal(encryption=Encryption.AES256GCM, dh=DhGroup.MODP3072),
         EspProposal(encryption=Encryption.AES256, integrity=Integrity.SHA256, dh=DhGroup.MODP3072),
     )
     ike_lifetime: Annotated[

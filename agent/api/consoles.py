@@ -1,11 +1,15 @@
 """What is told of console sessions over the endpoint, and what is asked about all of them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from agent.api import problems
+from agent.api.ports import Machine, MachineFailed
 from agent.api.problems import Refusal
+from agent.api.shape import to_json
+from agent.api.streams import SERVER_SENT_EVENTS, Stream, Streams
 from agent.document import json as strict_json
 
 
@@ -39,6 +43,20 @@ class Consoles:
     sessions: tuple[ConsoleRow, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedConsole(ConsoleRow):
+    """A session that is over, and why; `state` is ended."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleReport(Consoles):
+    """The same as it was at a moment, with what ended since the report before."""
+
+    ended: tuple[EndedConsole, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A session that was taken in, or ended."""
@@ -47,9 +65,12 @@ class Accepted:
     result: str  # created, unchanged, ended
 
 
+_ROW = tuple(one.name for one in fields(ConsoleRow))
+
+
 def row(value: Mapping[str, Any]) -> ConsoleRow:
     """A row of the proxy's answer."""
-    return ConsoleRow(**{name: value[name] for name in ConsoleRow.__slots__})
+    return ConsoleRow(**{name: value[name] for name in _ROW})
 
 
 def state(answer: Mapping[str, Any]) -> Consoles:
@@ -61,6 +82,52 @@ def state(answer: Mapping[str, Any]) -> Consoles:
         workers=answer["workers"],
         sessions=tuple(map(row, answer["sessions"])),
     )
+
+
+def report(answer: Mapping[str, Any]) -> ConsoleReport:
+    """A report of the proxy's; its first one has nothing that ended."""
+    now = state(answer)
+    over = (
+        EndedConsole(**{name: one[name] for name in _ROW}, why=one["why"])
+        for one in answer.get("ended", ())
+    )
+    return ConsoleReport(
+        draining=now.draining,
+        cap=now.cap,
+        held=now.held,
+        workers=now.workers,
+        sessions=now.sessions,
+        ended=tuple(over),
+    )
+
+
+def reports(machine: Machine, streams: Streams) -> Stream:
+    """Reports as they come, as Server-Sent Events: every few seconds, and soon after a change.
+
+    Raises MachineFailed where no proxy runs, and Refusal where too many listen.
+    """
+
+    def begin() -> Iterator[bytes]:
+        came = machine.console_reports()
+        first = next(came)  # so that a proxy that does not run is a problem, and no empty stream
+        return parts(first, came)
+
+    def parts(
+        first: Mapping[str, Any] | None, came: Iterator[Mapping[str, Any] | None]
+    ) -> Iterator[bytes]:
+        one = first
+        try:
+            while True:
+                yield b"" if one is None else b"data: %s\n\n" % _json(report(one))
+                one = next(came)
+        except MachineFailed:
+            return
+
+    return streams.open("consoles", SERVER_SENT_EVENTS, begin)
+
+
+def _json(value: ConsoleReport) -> bytes:
+    return json.dumps(to_json(value), separators=(",", ":")).encode()
 
 
 def drain_time(body: bytes) -> int:

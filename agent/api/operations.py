@@ -221,6 +221,9 @@ class Operations:
     def get_consoles(self, _: Call) -> Response:
         return Response(consoles.state(self._machine.console({"op": "state"})))
 
+    def get_console_reports(self, _: Call) -> Response:
+        return Response(consoles.reports(self._machine, self._streams))
+
     def get_console(self, call: Call) -> Response:
         answer = self._machine.console({"op": "get", "id": call.path["session"]})
         if "error" in answer:

@@ -301,6 +301,9 @@ class Machine(Protocol):
     def console(self, message: Mapping[str, object]) -> Mapping[str, Any]:
         """What the console proxy answers; MachineFailed where none runs."""
 
+    def console_reports(self) -> Iterator[Mapping[str, Any] | None]:
+        """Its reports, and None at least once a second. Raises MachineFailed where it ends."""
+
     def put_blob(self, sha256: str, content: bytes) -> bool:
         """Keep a blob, durably; was it new? Raises HostFull."""
 

@@ -18,7 +18,7 @@ from agent.api.answers import (
     Revisions,
     RevisionWithDocument,
 )
-from agent.api.consoles import Accepted, ConsoleRow, Consoles
+from agent.api.consoles import Accepted, ConsoleReport, ConsoleRow, Consoles
 from agent.api.diagnostics import Diagnosis
 from agent.api.ports import BalancerRow
 from agent.api.problems import Kind
@@ -271,6 +271,15 @@ CONSOLE_ROUTES: tuple[Route, ...] = (
         "The console proxy, and its sessions with who sees what from where.",
         Consoles,
         p.MACHINE_FAILED,
+    ),
+    Route(
+        method="GET",
+        path="/v1/console/reports",
+        operation="get_console_reports",
+        summary="The console proxy's reports as Server-Sent Events: every few seconds, and soon "
+        "after a change.",
+        replies=(Reply(200, "Each one's data.", ConsoleReport, SERVER_SENT_EVENTS),),
+        kinds=(p.TOO_MANY_STREAMS, p.MACHINE_FAILED),
     ),
     Route(
         method="GET",

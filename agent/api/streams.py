@@ -13,7 +13,7 @@ from agent.api import problems
 from agent.api.problems import Refusal
 
 # How many at once, by what they are for.
-SLOTS: Mapping[str, int] = {"diagnostics": 4, "events": 4}
+SLOTS: Mapping[str, int] = {"diagnostics": 4, "events": 4, "consoles": 2}
 RETRY_AFTER = 5  # seconds
 
 JSON_LINES = "application/jsonl"

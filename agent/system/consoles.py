@@ -2,12 +2,13 @@
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 CONTROL = Path("/run/sysvm-console-proxy/control")
 _TIMEOUT = 10.0  # seconds
+_TURN = 0.5  # seconds
 _LONGEST = 64 * 1024 * 1024  # bytes of an answer
 
 
@@ -20,3 +21,28 @@ def ask(message: Mapping[str, Any], control: Path = CONTROL) -> dict[str, Any]:
         with peer.makefile("rb") as lines:
             answer = json.loads(lines.readline(_LONGEST))
     return dict(answer)
+
+
+def watch(control: Path = CONTROL) -> Iterator[dict[str, Any] | None]:
+    """The proxy's reports as they come, and None twice a second while there is none.
+
+    Raises OSError, also where the proxy ends, and ValueError.
+    """
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(_TURN)
+        peer.connect(str(control))
+        peer.sendall(b'{"op":"watch"}\n')
+        data = b""
+        while True:
+            try:
+                piece = peer.recv(65536)
+            except TimeoutError:
+                yield None
+                continue
+            if not piece:
+                raise ConnectionResetError("the console proxy ended")
+            data += piece
+            *lines, data = data.split(b"\n")
+            if len(data) > _LONGEST:
+                raise ValueError("the console proxy's report has no end")
+            yield from map(json.loads, lines)

@@ -185,6 +185,12 @@ class LinuxMachine:
         except (OSError, ValueError) as error:
             raise MachineFailed("ask the console proxy", str(error)) from error
 
+    def console_reports(self) -> Iterator[Mapping[str, Any] | None]:
+        try:
+            yield from consoles.watch()
+        except (OSError, ValueError) as error:
+            raise MachineFailed("watch the console proxy", str(error)) from error
+
     def put_blob(self, sha256: str, content: bytes) -> bool:
         try:
             return Blobs(self.paths).put(sha256, io.BytesIO(content), size=len(content))

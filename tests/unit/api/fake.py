@@ -10,7 +10,15 @@ from typing import Any
 import flask
 
 from agent.api.app import create_app
-from agent.api.ports import BalancerRow, DhcpLease, Facts, LegacyRule, UnitReport, Vpn
+from agent.api.ports import (
+    BalancerRow,
+    DhcpLease,
+    Facts,
+    LegacyRule,
+    MachineFailed,
+    UnitReport,
+    Vpn,
+)
 from agent.api.streams import Streams
 from agent.document.document import (
     Document,
@@ -450,6 +458,14 @@ class FakeMachine:
         self._begin()
         self.consoles.append(message)
         return self.console_says
+
+    def console_reports(self) -> Iterator[Mapping[str, Any] | None]:
+        self._begin()
+        yield self.console_says
+        yield None
+        ended = {**CONSOLE_ROW, "state": "ended", "why": "closed by the user"}
+        yield {**self.console_says, "ended": [ended]}
+        raise MachineFailed("watch the console proxy", "it ended")
 
     def put_blob(self, sha256: str, content: bytes) -> bool:
         self._begin()

@@ -157,3 +157,22 @@ def test_where_no_proxy_runs_that_is_said(client: FlaskClient, machine: FakeMach
     response = client.get("/v1/console/sessions")
     assert response.status_code == 502
     assert "ask the console proxy" in response.get_json(force=True)["detail"]
+
+
+def test_reports_come_as_they_are_made(client: FlaskClient) -> None:
+    response = client.get("/v1/console/reports")
+    assert response.content_type == "text/event-stream"
+    lines = response.get_data(as_text=True).split("\n\n")
+    first, second, rest = lines
+    assert json.loads(first.removeprefix("data: "))["ended"] == []
+    (ended,) = json.loads(second.removeprefix("data: "))["ended"]
+    assert (ended["id"], ended["state"], ended["why"]) == ("s1", "ended", "closed by the user")
+    assert rest == ""
+
+
+def test_reports_of_a_proxy_that_does_not_run_are_a_problem(
+    client: FlaskClient, machine: FakeMachine
+) -> None:
+    machine.fails = MachineFailed("watch the console proxy", "No such file or directory")
+    assert client.get("/v1/console/reports").status_code == 502
+    assert client.get("/v1/console/reports").status_code == 200

@@ -196,7 +196,7 @@ class Running:
             raise CommandFailed(argv, f"cannot be run: {error.strerror}") from error
         self._pidfd = os.pidfd_open(self._process.pid)
         self._lock = threading.Lock()  # the watchdog kills only what has not been reaped
-        self._watchdog = self._later(timeout, signal.SIGINT)
+        self._watchdog: threading.Timer | None = self._later(timeout, signal.SIGINT)
 
     @property
     def duration(self) -> float:
@@ -263,7 +263,9 @@ class Running:
             return
         self._signal(signal.SIGKILL, reason)
         with self._lock:
-            self._watchdog.cancel()
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+            self._watchdog = None  # it knows us, and must not keep us
             self.returncode = self._process.wait()
             self._duration = time.monotonic() - self._began
         for stream in (self._process.stdout, self._process.stderr):

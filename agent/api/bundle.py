@@ -1,5 +1,6 @@
 """The bundle over the endpoint: everything that there is to say of this VM, without its secrets."""
 
+import gc
 import json
 import logging
 import re
@@ -59,6 +60,7 @@ class Bundle:
             "made": timestamp(self._now),
         }
         yield archive.close(about)
+        gc.collect()  # laying out JSON leaves cycles, and the agent's collector looks seldom
 
     def _secrets(self) -> Iterator[str]:
         """Secret values of every document that is kept, and of the boot configuration."""

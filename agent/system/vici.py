@@ -385,6 +385,8 @@ class Listener:
         from vici import Session
         from vici.exception import SessionException
 
+        with self._mutex:
+            self._there.clear()  # another charon counts anew
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(str(self._path))
             try:

@@ -15,6 +15,7 @@ from agent.document.heartbeat import Beat, encode
 from appliance.lab import Lab
 from appliance.lab.http import client_context
 from appliance.lab.wait import wait_until
+from tests.lab import test_hostile_disk as hostile_disk
 from tests.lab.helpers import Router
 
 KEY = "5a" * 32
@@ -434,3 +435,21 @@ def test_drift_and_legacy_rules_are_told_until_they_are_over(lab: Lab, router: R
     assert "4711" in drift["message"]
     lab.vm.run(["iptables", "-D", "INPUT", "-p", "tcp", "--dport", "4711", "-j", "ACCEPT"])
     told(lab, place, "drift.over", 70)
+
+
+def test_disk_that_takes_nothing_is_told_and_that_it_does_again(lab: Lab, router: Router) -> None:
+    """Cases 22 and 23: it is the agent itself that says so, whoever asks or pushes."""
+    place = kept(lab)
+    with hostile_disk.small_disk(lab, STATE):
+        hostile_disk.fill(lab, STATE)
+        full = told(lab, place, "state.not-writable")
+        assert (full["severity"], "bytes left" in full["message"]) == ("critical", True)
+        lab.vm.run(["rm", f"{STATE}/ballast"])
+        told(lab, place, "state.writable")
+        place = kept(lab)
+        lab.vm.run(["mount", "-o", "remount,ro", STATE])
+        try:
+            assert "read-only" in told(lab, place, "state.not-writable")["message"]
+        finally:
+            lab.vm.run(["mount", "-o", "remount,rw", STATE])
+        told(lab, place, "state.writable")

@@ -115,6 +115,25 @@ def _when(moment: str) -> float:
     return dt.datetime.fromisoformat(moment).timestamp()
 
 
+def test_tunnel_that_goes_down_and_comes_back_is_told(lab: Lab, sites: tuple[Site, Site]) -> None:
+    """And no renewal of keys before it was."""
+    a, b = sites
+    a.wait("branch")
+
+    def told() -> list[tuple[str, str]]:
+        events = a.vm.request("GET", "/v1/events?tail=1000&limit=1000").json()["events"]
+        return [(e["kind"], e["subject"]) for e in events if e["kind"].startswith("vpn.")]
+
+    before = len(told())
+    a.vm.run(["swanctl", "--rekey", "--child", "branch"])
+    b.vm.run(["swanctl", "--terminate", "--ike", "head"])
+    wait_until(lambda: ("vpn.tunnel-down", "branch/branch") in told()[before:], 15, "down is told")
+    wait_until(lambda: reached(lab), 15, "the next packets bring it back")
+    wait_until(lambda: ("vpn.tunnel-up", "branch/branch") in told()[before:], 15, "up is told")
+    kinds = [kind for kind, _ in told()[before:]]
+    assert kinds == ["vpn.tunnel-down", "vpn.tunnel-up"]
+
+
 def test_other_secret_is_told_and_the_other_connection_goes_on(
     lab: Lab, sites: tuple[Site, Site]
 ) -> None:

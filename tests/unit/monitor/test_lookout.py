@@ -3,11 +3,16 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from agent.document.heartbeat import Condition, Health
+from agent.engine.errors import UnreadableState
+from agent.engine.store import Revision, State
 from agent.monitor import lookout
 from agent.monitor.events import Kind, Severity
+from agent.monitor.health import Verdict
 from agent.system.paths import Paths
 from tests.unit.monitor.heard import Heard
 
@@ -71,3 +76,42 @@ def test_state_partition_that_takes_nothing_is_told_and_that_it_does_again(
         assert "read-only" in heard.events[2].message
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+class Runs:
+    """An engine of which only this much is asked."""
+
+    def __init__(self) -> None:
+        self.now: State | None = State(current=4, confirmed=4)
+        self.asked = 0
+
+    def state(self) -> State:
+        if self.now is None:
+            raise UnreadableState("state.json", "is not JSON")
+        return self.now
+
+    def current(self) -> Revision:
+        self.asked += 1
+        document = SimpleNamespace(generation=7, digest="d")
+        return Revision.of(document, 4, 0.0, "push")  # type: ignore[arg-type]
+
+
+def test_condition_is_the_worst_that_anybody_knows() -> None:
+    runs, verdicts = Runs(), [Verdict.PASSED]
+    conditions = lookout.Conditions(runs, lambda: lookout.found(verdicts[-1]), lambda: Health.OK)
+    assert conditions.now() == Condition(7, 4, Health.OK)
+    for verdict, health in (
+        (Verdict.SKIPPED, Health.OK),
+        (Verdict.UNKNOWN, Health.UNKNOWN),
+        (Verdict.WARNING, Health.WARNING),
+        (Verdict.FAILED, Health.FAILED),
+    ):
+        verdicts.append(verdict)
+        assert conditions.now().health is health
+    assert runs.asked == 1
+    verdicts.append(Verdict.PASSED)
+    runs.now = State(current=4, confirmed=4, degraded="nothing holds")
+    assert conditions.now().health is Health.FAILED
+    runs.now = None
+    assert conditions.now() == Condition(7, 4, Health.UNKNOWN)
+    assert lookout.found(None) is Health.UNKNOWN

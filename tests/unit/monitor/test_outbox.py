@@ -375,6 +375,49 @@ def test_killed_writer_loses_nothing_that_it_had_recorded(
     assert len(said) <= len(found) <= len(said) + 1  # the last one may not have been said
 
 
+@settings(max_examples=25)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("record"), st.integers(1, 8)),
+            st.tuples(st.just("acknowledge"), st.integers(0, 100)),  # per cent of what is there
+            st.tuples(st.just("restart"), st.just(0)),
+        ),
+        max_size=25,
+    )
+)
+def test_nothing_unacknowledged_is_ever_missing(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
+) -> None:
+    """Whatever is recorded, acknowledged and restarted in whichever order."""
+    folder = tmp_path_factory.mktemp("model")
+    recorded = acknowledged = 0
+    seqs: dict[object, int] = {}
+    with contextlib.ExitStack() as stack:
+        outbox = stack.enter_context(opened(folder, bounds=Bounds(acknowledged=3)))
+        for step, amount in steps:
+            match step:
+                case "record":
+                    for _ in range(amount):
+                        outbox.record(event(recorded))
+                        recorded += 1
+                case "restart":
+                    stack.close()
+                    outbox = stack.enter_context(opened(folder, bounds=Bounds(acknowledged=3)))
+                case _:
+                    page = outbox.read(START, 100_000)
+                    cursor = Cursor(page.last * amount // 100, page.stream)
+                    assert outbox.acknowledge(cursor) == max(cursor.seq, page.acknowledged)
+                    acknowledged = max(acknowledged, cursor.seq)
+            rows = outbox.read(START, 100_000).events
+            found = [row.data["number"] for row in rows]
+            assert found == sorted(set(map(int, map(str, found))))
+            assert set(found) >= set(range(acknowledged, recorded))
+            assert len(found) <= recorded - acknowledged + 3 + 100  # gone soon, not at once
+            for row in rows:
+                assert seqs.setdefault(row.data["number"], row.seq) == row.seq
+
+
 # -- other processes ---------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ def slots(bench: Bench) -> Checks:
         _write_slot_b(disk)
         _break_init(disk)
         _tell_grub(disk, slot="b", tries=str(_TRIES), previous="a", append="panic=1")
-        vm = bench.boot(bench.attached(raw(disk, bench.variant.bus), reboots=False), shell=False)
+        vm = bench.boot(bench.attached(raw(disk, bench.variant.bus)), shell=False)
         for attempt in range(1, _TRIES + 1):
             begun = len(vm.console) if attempt > 1 else 0
             vm.wait_off(READY)

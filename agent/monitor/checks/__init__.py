@@ -195,8 +195,8 @@ class Machine(Protocol):
     def services(self, units: Collection[str]) -> Mapping[str, ServiceState]:
         """How these units are."""
 
-    def answers(self, address: IPAddress, nic: str) -> str:
-        """How a neighbour answers, such as "ping"; empty where it does not."""
+    def answers(self, neighbours: Mapping[IPAddress, str]) -> Mapping[IPAddress, str]:
+        """How each neighbour answers on its NIC, such as "ping"; empty where it does not."""
 
     def versions(self) -> Versions:
         """What runs here."""

@@ -56,7 +56,7 @@ def run(given: Round) -> Finding:
     if not named:
         return skipped("the document names no gateway on a NIC that is up")
     asked = dict(list(named.items())[:AT_MOST])
-    answers = {address: given.machine.answers(address, nic) for address, (nic, _) in asked.items()}
+    answers = given.machine.answers({address: nic for address, (nic, _) in asked.items()})
     return judge(answers, asked, len(named) - len(asked))
 
 

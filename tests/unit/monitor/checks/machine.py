@@ -111,8 +111,8 @@ class FakeMachine:
         well = ServiceState(alive=True, said="active (running)")
         return {unit: self.states.get(unit, well) for unit in units}
 
-    def answers(self, address: IPAddress, nic: str) -> str:
-        return "" if address in self.silent else "ping"
+    def answers(self, neighbours: Mapping[IPAddress, str]) -> Mapping[IPAddress, str]:
+        return {one: "" if one in self.silent else "ping" for one in neighbours}
 
     def versions(self) -> Versions:
         return self.version

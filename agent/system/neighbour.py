@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from agent.engine.model import IPAddress
 
 _TRIES = 3
-_PAUSE = 0.4  # seconds that an answer may take
+_PAUSE = 1.0  # seconds that an answer may take
 _ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
 _ETH_ARP = 0x0806
 

@@ -49,7 +49,7 @@ from agent.system.bus import BusError
 from agent.system.paths import Paths
 from agent.system.unit_watch import Properties, UnitWatch, name_thread, pidfd
 
-_PROMISED = 0.03  # seconds after a death in which systemd tells of it
+_PROMISED = 0.2  # seconds after a death in which systemd tells of it
 _POSTPONED = 0.5  # seconds, while somebody changes the machine
 _AGAIN = 1.0  # seconds until the bus is tried again
 _SOON = 5.0  # seconds until what waits for room is written
@@ -252,7 +252,8 @@ class Monitor:
         for death in self._deaths.values():
             if death.descriptor is not None:
                 poll.register(death.descriptor, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poll.poll(self._patience() * 1000)}
+        patience = 0.0 if heard.pending else self._patience()
+        ready = {descriptor for descriptor, _ in poll.poll(patience * 1000)}
         self._note_deaths(ready)
         for unit, properties in heard.changes():
             self._look(heard, unit, properties)
@@ -283,10 +284,7 @@ class Monitor:
             if death.by is not None and death.by <= now:
                 death.by = None
                 if unit in self._services and self._services[unit].seen.pid == death.pid:
-                    properties = heard.read(unit)
-                    for other, changed in heard.changes():  # told before, and so older
-                        self._look(heard, other, changed)
-                    self._look(heard, unit, properties)
+                    self._look(heard, unit, heard.read(unit))
         for unit, known in tuple(self._services.items()):
             if known.due is None or known.due > now:
                 continue
@@ -372,10 +370,7 @@ class Monitor:
             )
             off = one.off(self.holds.all().keys())
             self._services[unit] = service.rule(begun, off, time.monotonic())[0]
-        properties = heard.follow(unit)
-        for other, changed in heard.changes():
-            self._look(heard, other, changed)
-        self._look(heard, unit, properties)
+        self._look(heard, unit, heard.follow(unit))
 
     def _unfollow(self, unit: str) -> None:
         death = self._deaths.pop(unit, None)
@@ -390,9 +385,9 @@ class Monitor:
                 poll.register(death.descriptor, select.POLLIN)
         self._note_deaths({descriptor for descriptor, _ in poll.poll(0)})
 
-    def _look(self, heard: UnitWatch, unit: str, properties: Properties) -> None:
+    def _look(self, heard: UnitWatch, unit: str, properties: Properties | None) -> None:
         known = self._services.get(unit)
-        if known is None:
+        if known is None or properties is None:
             return
         process = _process(properties)
         death = self._deaths.get(unit)

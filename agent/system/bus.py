@@ -112,6 +112,10 @@ class Ear:
         descriptor: int = self.bus.connection.sock.fileno()
         return descriptor
 
+    def waiting(self) -> frozenset[str]:
+        """Objects whose signals have come in, while something else was asked, and wait."""
+        return frozenset(message.header.fields[HeaderFields.path] for message in self.heard)
+
     def drain(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """What has been heard: each object's path, and the signal's body. Raises BusError."""
         while True:

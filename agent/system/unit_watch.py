@@ -49,23 +49,31 @@ class UnitWatch:
         """For poll(2)."""
         return self.ear.fileno()
 
-    def follow(self, unit: str) -> Properties:
-        """Watch a unit from now on, and tell how it is."""
+    def follow(self, unit: str) -> Properties | None:
+        """Watch a unit from now on, and tell how it is, as `read` does."""
         if unit not in self._paths:
             path = self.bus.call(_MANAGER, "LoadUnit", "s", (unit,))[0]
             self.ear.add(path)
             self._paths[unit], self._units[path] = path, unit
         return self.read(unit)
 
-    def read(self, unit: str) -> Properties:
-        """How a unit is now. Changes that were told before are for `changes` yet."""
+    def read(self, unit: str) -> Properties | None:
+        """How a unit is now; None where that changed meanwhile, for `changes` then tells it.
+
+        The properties are asked for one by one, and would not all be of one moment.
+        """
         path = self._paths[unit]
         known: dict[str, Any] = {}
         for interface, names in ((_UNIT, _OF_UNIT), (_SERVICE, _OF_SERVICE)):
             address = DBusAddress(path, bus_name=_NAME, interface=interface)
             known |= {name: self.bus.get(address, name) for name in names}
         self._known[unit] = known
-        return dict(known)
+        return None if path in self.ear.waiting() else dict(known)
+
+    @property
+    def pending(self) -> bool:
+        """Is there something for `changes` that poll(2) does not know of?"""
+        return bool(self.ear.heard)
 
     def changes(self) -> Iterator[tuple[str, Properties]]:
         """Units that have changed, in order, each as it then was."""

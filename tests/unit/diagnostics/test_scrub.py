@@ -117,5 +117,15 @@ def test_secrets_of_a_document_are_those_that_are_not_shown() -> None:
     assert "G4est-pass" in found
 
 
+def test_secrets_of_a_console_proxy() -> None:
+    console = {
+        "networks": ["10.2.0.0/24"],
+        "key": PEM,
+        "passphrase": "Open sesame",
+        "token_plugin": {"path": "a.B", "source": "redis:host:pw"},
+    }
+    assert set(secrets_of({"console": console})) == {PEM, "Open sesame", "redis:host:pw"}
+
+
 def test_private_keys_of_any_value() -> None:
     assert list(private_keys_of({"a": [{"key": PEM, "b": "x"}], "c": 7})) == [PEM]

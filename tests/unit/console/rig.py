@@ -354,17 +354,16 @@ class Browser:
         path: str = "/socket",
         preamble: bytes = b"",
         source: str = "127.0.0.1",
+        address: str = "127.0.0.1",
+        name: str = "console.example",
     ) -> None:
         port = proxy.ports[service]
-        sock = socket.create_connection(("127.0.0.1", port), 20, (source, 0))
+        sock = socket.create_connection((address, port), 20, (source, 0))
         if preamble:
             sock.sendall(preamble)
         if service == "tls":
             context = ssl.create_default_context(cadata=proxy.authority.identity.certificate)
-            self.tls: ssl.SSLSocket | None = context.wrap_socket(
-                sock, server_hostname="console.example"
-            )
-            sock = self.tls
+            sock = context.wrap_socket(sock, server_hostname=name)
         self.sock = sock
         self.web = WebSocket()
         self.web.client = True
@@ -373,7 +372,10 @@ class Browser:
         protocols = ["binary", f"secret.{offer}"] if offer else ["binary"]
         if back:
             protocols.append(resume(back))
-        self.web.connect(f"ws://{host}{path}", origin, protocols)
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):  # a part of the answer
+                self.web.connect(f"ws://{host}{path}", origin, protocols)
+                break
         self.data = b""
         # What came together with the answer would wait until more comes.
         while frame := self.web._decode_hybi(self.web._recv_buffer):  # noqa: SLF001

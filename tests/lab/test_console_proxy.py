@@ -1,0 +1,193 @@
+"""The console proxy as a system VM: its unit, its doors, and a screen on another machine.
+
+The template has neither websockify nor noVNC yet; both are put into the VM for the test.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.services import console
+from appliance.lab import Lab
+from appliance.lab.pki import Authority
+from appliance.lab.wait import wait_until
+from tests.lab.helpers import WWW, Router, example
+from tests.unit.console.rig import digest, secret
+
+UNIT = console.UNIT
+ADDRESS = "203.0.113.10"
+HOST = "203-0-113-10.console.example"
+SITE_PACKAGES = "/opt/sysvm/lib/python3.13/site-packages"
+AUTHORITY = Authority.create("Root")
+ROOT = Path(__file__).parents[2]
+
+SCREEN = """
+import threading
+from tests.unit.console.rig import Screen
+screen = Screen()
+print(screen.port, flush=True)
+threading.Event().wait()
+"""
+BROWSER = """
+import json, socket, ssl, struct, sys
+from websockify.websocket import WebSocket
+from tests.unit.console.rig import Browser
+given = json.loads(sys.argv[1])
+class Proxy:
+    class authority:
+        class identity:
+            certificate = given["ca"]
+    ports = {"tls": 443}
+browser = Browser(Proxy, offer=given["secret"], origin=f"https://{given['host']}",
+                  host=given["host"], address=given["address"], source="", name=given["host"])
+print(browser.open(), flush=True)
+sys.stdin.read()
+browser.close()
+"""
+
+
+def section(name: str = "proxy") -> dict[str, Any]:
+    identity = AUTHORITY.issue(name, names=["*.console.example"])
+    return {
+        "networks": [f"{WWW}/32"],
+        "ports": ["1024-65535"],
+        "domain": "*.console.example",
+        "certificates": {"server": identity.certificate, "root": AUTHORITY.identity.certificate},
+        "key": identity.key,
+    }
+
+
+def document(**changed: Any) -> dict[str, Any]:
+    given = example()
+    kept = {name: given[name] for name in ("schema", "generation", "site")}
+    return kept | {"role": "console-proxy", "console": section() | changed}
+
+
+@pytest.fixture(scope="module")
+def proxy(lab: Lab) -> Router:
+    """A VM with what its template will have, and a document that makes it a console proxy."""
+    found = find_spec("websockify")
+    assert found is not None
+    assert found.submodule_search_locations
+    for file in Path(found.submodule_search_locations[0]).glob("*.py"):
+        lab.vm.put(f"{SITE_PACKAGES}/websockify/{file.name}", file.read_bytes())
+    lab.vm.put(f"{console.NOVNC}/core/rfb.js", b"export default class RFB {}\n")
+    router = Router(lab)
+    router.push(document())
+    return router
+
+
+@pytest.fixture(scope="module")
+def screen(lab: Lab) -> Iterator[int]:
+    """A hypervisor on the internet; its screen's port."""
+    with lab.internet.popen(
+        [sys.executable, "-c", f"import os; os.chdir({str(ROOT)!r})\n{SCREEN}"]
+    ) as server:
+        assert server.stdout is not None
+        yield int(server.stdout.readline())
+        server.terminate()
+
+
+def offer(proxy: Router, name: str, port: int) -> int:
+    value = {
+        "secret_sha256": digest(secret(name)).hex(),
+        "vm": "i-2-10-VM",
+        "user": "alice",
+        "title": "web 1",
+        "target": {"address": WWW, "port": port},
+    }
+    return proxy.lab.vm.request("PUT", f"/v1/console/sessions/{name}", json=value).status
+
+
+def browser(lab: Lab, name: str) -> "subprocess.Popen[bytes]":
+    given = {"ca": AUTHORITY.identity.certificate, "secret": secret(name)}
+    given |= {"host": HOST, "address": ADDRESS}
+    code = f"import os; os.chdir({str(ROOT)!r})\n{BROWSER}"
+    return lab.internet.popen([sys.executable, "-c", code, json.dumps(given)], stdin=True)
+
+
+def state(proxy: Router, name: str) -> str | None:
+    answer = proxy.lab.vm.request("GET", f"/v1/console/sessions/{name}")
+    return answer.json()["state"] if answer.status == 200 else None
+
+
+def test_a_screen_is_seen_through_the_vm(proxy: Router, lab: Lab, screen: int) -> None:
+    assert offer(proxy, "s1", screen) == 201
+    with browser(lab, "s1") as one:
+        assert one.stdout is not None
+        assert one.stdin is not None
+        assert one.stdout.readline() == b"web 1\n"
+        assert state(proxy, "s1") == "open"
+        # Other certificates, and the session stays.
+        before = lab.vm.run(["systemctl", "show", "-P", "MainPID", UNIT]).stdout
+        proxy.push(document(**section("other")))
+        assert lab.vm.run(["systemctl", "show", "-P", "MainPID", UNIT]).stdout == before
+        assert state(proxy, "s1") == "open"
+        one.stdin.close()
+        wait_until(lambda: state(proxy, "s1") is None, 20, "the end")
+    log = lab.vm.run(["journalctl", "-u", UNIT, "-o", "cat"]).stdout.decode()
+    assert "session s1: alice opens the console of i-2-10-VM" in log
+    assert "closed by the user" in log
+    assert secret("s1") not in log
+
+
+def test_the_proxy_is_nobody_and_has_what_it_needs(proxy: Router, lab: Lab) -> None:
+    shown = lab.vm.run(["systemctl", "show", "-P", "User", UNIT]).stdout
+    assert shown.strip() == b"sysvm-console-proxy"
+    pid = lab.vm.run(["systemctl", "show", "-P", "MainPID", UNIT]).stdout.decode().strip()
+    status = lab.vm.read(f"/proc/{pid}/status").decode()
+    assert "CapEff:\t0000000000000400" in status  # NET_BIND_SERVICE alone
+    assert "NoNewPrivs:\t1" in status
+    mode = lab.vm.run(["stat", "-c", "%a %U", "/run/sysvm-console-proxy/control"]).stdout
+    assert mode.strip() == b"600 sysvm-console-proxy"
+
+
+def test_targets_in_guests_networks_are_refused(proxy: Router) -> None:
+    value = {"secret_sha256": "00" * 32, "vm": "v", "user": "u"}
+    for address in ("10.1.1.10", "127.0.0.1", ADDRESS, "198.51.100.53"):
+        target = {"address": address, "port": 5900}
+        answer = proxy.lab.vm.request(
+            "PUT", "/v1/console/sessions/bad", json=value | {"target": target}
+        )
+        assert answer.status == 422, address
+
+
+def test_its_doors_open_and_close_with_the_section(proxy: Router, lab: Lab) -> None:
+    assert lab.internet.reaches(ADDRESS, 443)
+    assert lab.internet.reaches(ADDRESS, 80)
+    for name in ("vm1", "vm2"):
+        assert not lab.guests[name].reaches("10.1.1.1", 443, timeout=0.5)
+    without = document()
+    del without["console"]
+    proxy.push(without)
+    assert not lab.internet.reaches(ADDRESS, 443, timeout=0.5)
+    assert lab.vm.run(["systemctl", "is-active", UNIT], check=False).stdout.strip() == b"inactive"
+    proxy.push(document())
+    assert lab.internet.reaches(ADDRESS, 443)
+
+
+def test_faults_of_certificates_are_all_in_one_answer(proxy: Router) -> None:
+    wrong = section() | {"key": AUTHORITY.issue("x").key, "domain": "console.example"}
+    answer = proxy.put(proxy.next(document(**wrong)))
+    assert answer.status == 422
+    paths = {problem["path"] for problem in answer.json()["problems"]}
+    assert paths == {"/console/key", "/console/certificates/server"}
+
+
+def test_a_killed_worker_comes_back(proxy: Router, lab: Lab) -> None:
+    pid = lab.vm.run(["systemctl", "show", "-P", "MainPID", UNIT]).stdout.decode().strip()
+
+    def workers() -> list[str]:
+        found = lab.vm.run(["pgrep", "-P", pid], check=False).stdout.decode()
+        return found.split()
+
+    before = workers()
+    assert before
+    lab.vm.run(["kill", "-9", before[0]])
+    wait_until(lambda: len(workers()) == len(before) and before[0] not in workers(), 20, "another")

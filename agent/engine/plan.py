@@ -123,10 +123,19 @@ def _tables(tables: Mapping[tuple[Family, Table], str], observed: Observed) -> I
                 yield PutTable(family, table, wanted, was, delta(was, wanted))
 
 
+_FORWARD, _TURNED = "net.ipv4.ip_forward", "net.ipv4.conf."
+
+
 def _sysctls(desired: Desired, observed: Observed) -> Iterator[Step]:
+    # Turning forwarding on or off has the kernel set what hosts and routers differ in
+    # (inet_forward_change): so it comes first, and what it touches is set again.
+    forward = desired.sysctls.get(_FORWARD)
+    turned = forward is not None and observed.sysctls.get(_FORWARD) != forward.value
+    if turned and forward is not None:
+        yield SetSysctl(forward, observed.sysctls.get(_FORWARD))
     for key, sysctl in desired.sysctls.items():
         was = observed.sysctls.get(key)
-        if was != sysctl.value:
+        if key != _FORWARD and (was != sysctl.value or (turned and key.startswith(_TURNED))):
             yield SetSysctl(sysctl, was)
 
 

@@ -27,6 +27,7 @@ from agent.engine.model import (
     RemoveAddress,
     RestartUnit,
     SetLink,
+    SetSysctl,
     StartUnit,
     StopUnit,
     Table,
@@ -60,6 +61,17 @@ def test_filter_stands_before_nat_leads_anything_in(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, router(1), with_forward(2))
     tables = [step.table for step in plan.steps if isinstance(step, PutTable)]
     assert tables == [Table.FILTER, Table.NAT]
+
+
+def test_forwarding_is_turned_first_and_what_it_touches_is_set_again(tmp_path: Path) -> None:
+    """The kernel sets accept_redirects of its own accord when forwarding is turned on or off."""
+    host = json.loads(router(2)) | {"role": "console-proxy"}
+    plan = plan_of(tmp_path, router(1), json.dumps(host).encode())
+    set_ = [step.sysctl.key for step in plan.steps if isinstance(step, SetSysctl)]
+    assert set_[0] == "net.ipv4.ip_forward"
+    assert "net.ipv4.conf.all.accept_redirects" in set_
+    same = plan_of(tmp_path / "same", router(1), with_forward(2))
+    assert not any(isinstance(step, SetSysctl) for step in same.steps)
 
 
 def test_dns_change_leaves_haproxy_alone(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ class Monitor:
                 ready=row.ready,
                 said=f"{row.state}{f': {row.reason} ({row.detail})' if row.reason else ''}",
                 held=_left_alone(row),
+                starting=row.state is State.STARTING,
             )
             for unit in units
             if (row := rows.get(unit)) is not None

@@ -196,13 +196,15 @@ class Health:
     def serve(self, stop: threading.Event) -> None:
         """Run what is due until `stop`; the caller's thread."""
         while not stop.is_set():
+            pause = TICK
             try:
                 self._machine.sample()
                 self.turn()
+                pause = self._idle()
             except Exception:
                 # Whatever it is, watching goes on: nobody else would find out.
                 log.exception("the health checks' round failed")
-            self._wake.wait(self._idle())
+            self._wake.wait(pause)
             self._wake.clear()
 
     def wake(self) -> None:

@@ -105,6 +105,7 @@ class ServiceState:
     ready: bool | None = None
     said: str = ""  # the unit's state, or what its probe said
     held: str = ""
+    starting: bool = False  # and need not be alive or answer yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +265,8 @@ class Round:
         state = self.machine.services([unit])[unit]
         if state.held:
             return skipped(f"{unit} is held: {state.held}")
+        if state.starting:
+            return skipped(f"{unit} is just starting")
         if not state.alive:
             return failed(f"{unit} does not run ({state.said})", [unit])
         return None

@@ -14,18 +14,23 @@ def judge(
     down = {
         unit: state.said or ("does not run" if not state.alive else "does not answer")
         for unit in sorted(wanted)
-        if (state := states[unit])
-        and not state.held
-        and not (state.alive and state.ready is not False)
+        if _is_down(state := states[unit])
     }
     held = [f"{unit} is held ({states[unit].held})" for unit in sorted(wanted) if states[unit].held]
+    starting = [f"{unit} is starting" for unit in sorted(wanted) if states[unit].starting]
     if down:
         first = next(iter(down))
         text = "; ".join(f"{unit}: {said}" for unit, said in down.items())
         return failed(text, down, sections.get(first, ""))
     if held and len(held) == len(wanted):
         return skipped("; ".join(held))
-    return passed("; ".join([f"running: {len(wanted) - len(held)}", *held]))
+    return passed("; ".join([f"running: {len(wanted) - len(held)}", *held, *starting]))
+
+
+def _is_down(state: ServiceState) -> bool:
+    if state.held or state.starting:
+        return False
+    return not state.alive or state.ready is False
 
 
 def run(given: Round) -> Finding:

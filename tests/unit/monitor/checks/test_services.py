@@ -151,6 +151,18 @@ def test_services_name_the_unit_that_is_down_or_silent_and_leave_held_ones() -> 
     assert "haproxy.service is held (until noon)" in finding.message
 
 
+def test_a_daemon_that_is_just_starting_is_no_failure() -> None:
+    about = given(WHOLE)
+    starting = ServiceState(alive=False, ready=False, said="starting", starting=True)
+    machine(about).states["dnsmasq.service"] = starting
+    finding = found("services", about)
+    assert (finding.verdict, "dnsmasq.service is starting" in finding.message) == (
+        Verdict.PASSED,
+        True,
+    )
+    assert found("dns", about).verdict is Verdict.SKIPPED
+
+
 def test_a_gateway_that_is_silent_is_named_with_its_place() -> None:
     about = given(WHOLE)
     assert found("gateways", about).verdict is Verdict.PASSED

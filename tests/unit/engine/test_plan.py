@@ -65,7 +65,9 @@ def test_filter_stands_before_nat_leads_anything_in(tmp_path: Path) -> None:
 
 def test_forwarding_is_turned_first_and_what_it_touches_is_set_again(tmp_path: Path) -> None:
     """The kernel sets accept_redirects of its own accord when forwarding is turned on or off."""
-    host = json.loads(router(2)) | {"role": "console-proxy"}
+    whole = json.loads(router(2))
+    host = {name: whole[name] for name in ("schema", "generation", "site")}
+    host["role"] = "console-proxy"
     plan = plan_of(tmp_path, router(1), json.dumps(host).encode())
     set_ = [step.sysctl.key for step in plan.steps if isinstance(step, SetSysctl)]
     assert set_[0] == "net.ipv4.ip_forward"

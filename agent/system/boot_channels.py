@@ -254,7 +254,15 @@ def receive(port: Path, wait: float) -> bytes | None:
         data = _line(descriptor, time.monotonic() + wait)
     finally:
         os.close(descriptor)
-    return data.strip() or None
+    return _latest(data.strip()) or None
+
+
+def _latest(data: bytes) -> bytes:
+    """The last of several lines: a host says it again, or another thing, until it is answered."""
+    lines = [line.strip() for line in data.splitlines()]
+    whole = [line for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+    # Where the first line is not whole by itself, one value is spread over all of them.
+    return whole[-1] if whole and whole[0] == lines[0] else data
 
 
 def _line(descriptor: int, deadline: float) -> bytes:

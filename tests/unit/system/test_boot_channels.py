@@ -194,6 +194,23 @@ def test_a_line_may_come_in_pieces(port: tuple[Path, int]) -> None:
     sender.join()
 
 
+@pytest.mark.parametrize(
+    ("sent", "taken"),
+    [
+        (b'{"said": "again"}\n{"said": "again"}\n', b'{"said": "again"}'),
+        (b'{"schema": 1}\n' + JSON + b"\n", JSON),
+        (JSON + b'\n{"cut o', JSON),
+        (b'{\n"role":\n"router"}\n', b'{\n"role":\n"router"}'),
+    ],
+)
+def test_the_last_of_several_lines_is_taken(
+    port: tuple[Path, int], sent: bytes, taken: bytes
+) -> None:
+    path, host = port
+    os.write(host, sent)
+    assert receive(path, 5) == taken
+
+
 def test_a_silent_host_is_not_waited_for(port: tuple[Path, int]) -> None:
     assert receive(port[0], 0) is None
     assert receive(Path("/nowhere/port"), 5) is None

@@ -12,7 +12,7 @@ from agent.cli.commands import Commands
 from agent.cli.text import plain
 from agent.cli.wire import Client, Unusable
 
-LONGEST = 300  # seconds
+LONGEST = 240  # seconds
 
 
 def attempt(client: Client, options: argparse.Namespace) -> Any:

@@ -31,7 +31,7 @@ from agent.engine.model import IPAddress, IPInterface
 
 TARGET = "/target"
 DEFAULT_SECONDS = 60
-LONGEST_SECONDS = 300
+LONGEST_SECONDS = 240  # the front waits for five minutes
 LONGEST_OUTPUT = 256 * 1024  # bytes, of both streams
 
 # A name's last part is not a number: 10.1.1.300 is a mistake, and some resolvers take 127.1 for

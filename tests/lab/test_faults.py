@@ -39,14 +39,14 @@ def test_killed_agent_leaves_the_old_revision_at_every_point(
     for done, point in enumerate(POINTS, 1):
         with pytest.raises(OSError):  # noqa: PT011 - whichever way a connection ends
             lab.vm.request("PUT", "/v1/document", json=document)
-        wait_until(lambda: settled(lab, 0), 10, f"recovery after {point}")
+        wait_until(lambda: settled(lab, 0), 30, f"recovery after {point}")
         reached = lab.vm.read("/run/sysvm/faults-reached").decode().split()
         assert reached[-1] == f"kill:push:{point}"
         assert len(reached) == done
         assert whole(lab) == old, f"a mixture after {point}"
     with pytest.raises(OSError):  # noqa: PT011
         lab.vm.request("PUT", "/v1/document", json=document)
-    wait_until(lambda: settled(lab, 2), 10, "recovery after the commit")
+    wait_until(lambda: settled(lab, 2), 30, "recovery after the commit")
     assert "10.1.1.10:80" in whole(lab).firewall
     again = lab.vm.request("PUT", "/v1/document", json=document)
     assert again.json()["result"] == "unchanged", again.text

@@ -31,7 +31,7 @@ from agent.system.paths import Paths
 
 log = logging.getLogger(__name__)
 
-NIC_WAIT = 10.0  # seconds for which NICs may be late
+NIC_WAIT = 20.0  # seconds for which NICs may be late: the restore begins before udev is through
 PORT_WAIT = 5.0  # seconds for which the host may be late at the virtio-serial port
 _NIC_PAUSE = 0.2  # seconds
 _LISTEN_PAUSE = 1.0  # seconds

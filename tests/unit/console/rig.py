@@ -106,6 +106,8 @@ class Screen:
         self.sockets[-1].sendall(data)
 
     def close(self) -> None:
+        # Closed alone, it would go on accepting in its thread, soon what is another's.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for sock in self.sockets:
             with contextlib.suppress(OSError):

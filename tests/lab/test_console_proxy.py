@@ -159,8 +159,8 @@ def test_targets_in_guests_networks_are_refused(proxy: Router) -> None:
 
 
 def test_its_doors_open_and_close_with_the_section(proxy: Router, lab: Lab) -> None:
-    assert lab.internet.reaches(ADDRESS, 443)
-    assert lab.internet.reaches(ADDRESS, 80)
+    wait_until(lambda: lab.internet.reaches(ADDRESS, 443), 20, "the port")
+    assert lab.internet.reaches(ADDRESS, 80, timeout=5)
     for name in ("vm1", "vm2"):
         assert not lab.guests[name].reaches("10.1.1.1", 443, timeout=0.5)
     without = document()
@@ -169,7 +169,7 @@ def test_its_doors_open_and_close_with_the_section(proxy: Router, lab: Lab) -> N
     assert not lab.internet.reaches(ADDRESS, 443, timeout=0.5)
     assert lab.vm.run(["systemctl", "is-active", UNIT], check=False).stdout.strip() == b"inactive"
     proxy.push(document())
-    assert lab.internet.reaches(ADDRESS, 443)
+    wait_until(lambda: lab.internet.reaches(ADDRESS, 443), 20, "the port again")
 
 
 def test_faults_of_certificates_are_all_in_one_answer(proxy: Router) -> None:

@@ -96,7 +96,8 @@ class Server:
     def stop(self) -> None:
         """Have `run` return. May be called from any thread."""
         self._stopping = True
-        self._server.pull_trigger()
+        with contextlib.suppress(OSError):  # it has seen that, and closed its trigger, already
+            self._server.pull_trigger()
 
 
 def serve(

@@ -25,7 +25,7 @@ ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "LANG": "C.UTF-8",
 }
-_FAREWELL = 1.0  # seconds in which a program whose time is over may still say what it found
+_FAREWELL = 2.0  # seconds in which a program whose time is over may still say what it found
 LONGEST = 32 * 1024 * 1024  # bytes of output that are kept of each stream
 
 
@@ -161,7 +161,7 @@ class Running:
 
     Each round gives what has come, or None after `patience` seconds of silence. The rounds end
     when the program has, when it has said `longest` bytes, or after `timeout` seconds: then its
-    whole process group is interrupted, as by Ctrl-C, and killed a second later, also when nobody
+    whole process group is interrupted, as by Ctrl-C, and killed two seconds later, also when nobody
     reads at that moment.
     """
 

@@ -115,11 +115,13 @@ def test_capture_asks_for_what_is_typed(
     ctl: Terminal,
     machine: FakeMachine,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine.script = ["sh", "-c", "head -c 24 /dev/zero"]
     words = ["--nic", "eth2", "--host", "10.1.1.10", "--protocol", "udp", "--port", "53"]
     more = ["--port", "67", "--seconds", "3", "--snaplen", "96", "--direction", "in"]
-    file = tmp_path / "a.pcap"
+    monkeypatch.chdir(tmp_path)
+    file = Path("a.pcap")
     assert ctl("diag", "capture", *words, *more, "-w", str(file)) == 0
     argv, seconds = machine.tried[0]
     assert seconds == 3

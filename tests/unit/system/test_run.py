@@ -46,7 +46,7 @@ def test_time_limit_kills_the_whole_group(tmp_path: Path) -> None:
     running = sh(f"trap '' INT; sleep 600 & echo $! $$ > {pids}; wait", timeout=0.5)
     assert all_of(running) == (b"", b"")
     assert (running.returncode, running.reason) == (-9, Reason.TIME)
-    assert 1.5 < running.duration < 5
+    assert 2.5 < running.duration < 10
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 
@@ -54,7 +54,7 @@ def test_program_whose_time_is_over_says_what_it_found() -> None:
     running = sh("trap 'echo three of four answered; exit 1' INT; sleep 600 & wait", timeout=0.5)
     assert all_of(running) == (b"three of four answered\n", b"")
     assert (running.returncode, running.reason) == (1, Reason.TIME)
-    assert running.duration < 1.4
+    assert running.duration < 2.4
 
 
 def test_time_limit_holds_while_nobody_reads() -> None:

@@ -12,6 +12,7 @@ from agent.cli.commands import Commands
 from agent.cli.text import duration, memory, plain, say, table
 from agent.cli.wire import Client, quoted
 
+RUNNING = frozenset({"active", "reloading", "activating"})
 SERVICE_TITLES = ("UNIT", "STATE", "UP", ">MEMORY", "NOTE")
 
 
@@ -25,7 +26,7 @@ _SERVICE_NOTES = {
 
 def service_cells(rows: Iterable[Mapping[str, Any]]) -> Iterator[Sequence[object]]:
     for row in rows:
-        running = row["active"] in {"active", "reloading", "activating"}
+        running = row["active"] in RUNNING
         note = _SERVICE_NOTES[row["wanted"], running]
         if row["wanted"]:
             note = service_note(row) or note

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.cli.commands import Commands
-from agent.cli.services import SERVICE_TITLES, service_cells
+from agent.cli.services import RUNNING, SERVICE_TITLES, service_cells
 from agent.cli.show import INTERFACE_TITLES, interface_cells
 from agent.cli.text import duration, memory, pair, plain, say, table
 from agent.cli.wire import Client
@@ -31,7 +31,8 @@ def print_status(answer: Mapping[str, Any]) -> None:
     say(pair("Health", _health(answer["health"])))
     say(_last(answer["last"]))
     print("Services")
-    say(table(SERVICE_TITLES, service_cells(answer["services"]), "  "))
+    shown = [row for row in answer["services"] if row["wanted"] or row["active"] in RUNNING]
+    say(table(SERVICE_TITLES, service_cells(shown), "  "))
     print("Interfaces")
     say(table(INTERFACE_TITLES, interface_cells(answer["interfaces"]), "  "))
 

@@ -256,6 +256,10 @@ class MachineFailed(Exception):
         self.reason = reason
 
 
+class NoConsoleProxy(MachineFailed):
+    """No console proxy runs on this VM."""
+
+
 class Machine(Protocol):
     """The machine outside the engine's transactions. Raises MachineFailed; HostFull for blobs."""
 

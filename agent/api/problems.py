@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.api.ports import MachineFailed
+from agent.api.ports import MachineFailed, NoConsoleProxy
 from agent.diagnostics.refusal import DiagnosticRefused
 from agent.document.document import InvalidDocument
 from agent.document.json import NotJson
@@ -293,7 +293,8 @@ def answer_to(error: Exception) -> Answer | None:
             wrong = Problem(error.path, error.message, error.hint)
             return Answer(DIAGNOSTIC_REFUSED, str(wrong), (wrong,))
         case MachineFailed() | StepFailed():
-            return Answer(MACHINE_FAILED, str(error))
+            missing = isinstance(error, NoConsoleProxy)
+            return Answer(NOT_WANTED if missing else MACHINE_FAILED, str(error))
         case NoSuchCheck():
             return Answer(NO_SUCH_CHECK, f"no check {str(error)[:80]!r} at this level")
         case errors.EngineError():

@@ -270,6 +270,7 @@ CONSOLE_ROUTES: tuple[Route, ...] = (
         "get_consoles",
         "The console proxy, and its sessions with who sees what from where.",
         Consoles,
+        p.NOT_WANTED,
         p.MACHINE_FAILED,
     ),
     Route(
@@ -287,7 +288,7 @@ CONSOLE_ROUTES: tuple[Route, ...] = (
         operation="get_console",
         summary="One session.",
         replies=(Reply(200, "It.", ConsoleRow),),
-        kinds=(p.NO_SUCH_SESSION, p.MACHINE_FAILED),
+        kinds=(p.NO_SUCH_SESSION, p.NOT_WANTED, p.MACHINE_FAILED),
         path_parameters=(SESSION,),
     ),
     Route(
@@ -297,7 +298,14 @@ CONSOLE_ROUTES: tuple[Route, ...] = (
         summary="Let the browser that has a secret see a screen. The same one again changes "
         "nothing.",
         replies=(Reply(200, "It was there.", Accepted), Reply(201, "It waits.", Accepted)),
-        kinds=(p.NOT_JSON, p.BAD_REQUEST, p.TOO_LARGE, p.SESSION_REFUSED, p.MACHINE_FAILED),
+        kinds=(
+            p.NOT_JSON,
+            p.BAD_REQUEST,
+            p.TOO_LARGE,
+            p.SESSION_REFUSED,
+            p.NOT_WANTED,
+            p.MACHINE_FAILED,
+        ),
         path_parameters=(SESSION,),
         body=Body("application/json", CONSOLE_SESSION, "The session."),
         longest=LONGEST_SESSION,
@@ -308,7 +316,7 @@ CONSOLE_ROUTES: tuple[Route, ...] = (
         operation="delete_console",
         summary="End a session; its browser is told.",
         replies=(Reply(200, "It is over.", Accepted),),
-        kinds=(p.NO_SUCH_SESSION, p.MACHINE_FAILED),
+        kinds=(p.NO_SUCH_SESSION, p.NOT_WANTED, p.MACHINE_FAILED),
         path_parameters=(SESSION,),
     ),
     Route(
@@ -317,7 +325,7 @@ CONSOLE_ROUTES: tuple[Route, ...] = (
         operation="drain_consoles",
         summary="Let nobody new in; after a while browsers are told to come back elsewhere (1012).",
         replies=(Reply(200, "How it is now.", Consoles),),
-        kinds=(p.NOT_JSON, p.BAD_REQUEST, p.MACHINE_FAILED),
+        kinds=(p.NOT_JSON, p.BAD_REQUEST, p.NOT_WANTED, p.MACHINE_FAILED),
         body=Body(
             "application/json",
             {
@@ -337,7 +345,7 @@ CONSOLE_ROUTES: tuple[Route, ...] = (
         operation="undrain_consoles",
         summary="Let browsers in again.",
         replies=(Reply(200, "How it is now.", Consoles),),
-        kinds=(p.MACHINE_FAILED,),
+        kinds=(p.NOT_WANTED, p.MACHINE_FAILED),
     ),
 )
 

@@ -22,6 +22,7 @@ from agent.api.ports import (
     FailedHandshake,
     LegacyRule,
     MachineFailed,
+    NoConsoleProxy,
     TunnelHistory,
     UnitReport,
     Vpn,
@@ -182,6 +183,8 @@ class LinuxMachine:
     def console(self, message: Mapping[str, object]) -> Mapping[str, Any]:
         try:
             return consoles.ask(message)
+        except FileNotFoundError as error:
+            raise NoConsoleProxy("ask the console proxy", "none runs here") from error
         except (OSError, ValueError) as error:
             raise MachineFailed("ask the console proxy", str(error)) from error
 

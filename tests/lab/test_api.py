@@ -20,6 +20,7 @@ GET = [
     for path, item in description()["paths"].items()
     if "get" in item
     and "{" not in path
+    and not path.startswith("/v1/console/")  # of another role
     and "application/json" in item["get"]["responses"]["200"]["content"]
 ]
 
@@ -70,6 +71,13 @@ def test_everything_can_be_read(lab: Lab, path: str) -> None:
     answer = lab.vm.request("GET", path)
     assert answer.status == 200, answer.text
     assert answer.json() is not None
+
+
+@pytest.mark.usefixtures("running")
+def test_a_router_shows_nobody_a_console(lab: Lab) -> None:
+    answer = lab.vm.request("GET", "/v1/console/sessions")
+    assert answer.status == 409, answer.text
+    assert answer.json()["type"].endswith("/not-wanted")
 
 
 def test_document_goes_in_and_comes_out(lab: Lab, running: Mapping[str, Any]) -> None:

@@ -55,7 +55,7 @@ def _tables(results: Results) -> Mapping[str, str]:
         "footprint": _footprint(results.get("footprint")),
         "packets": _packets(results.get("packets", ())),
         "monitor targets": _verdicts(monitor_verdicts(results)),
-        "monitor": _monitor(results.get("monitor")),
+        "monitor": _monitor(results.get("monitor"), results),
         "image": _image(results),
         "image boot": _image_boot(results.get("image")),
         "image units": _image_units(results.get("image")),
@@ -244,9 +244,12 @@ _MOMENTS = {
 }
 
 
-def _monitor(result: Results | None) -> str:
+def _monitor(result: Results | None, results: Results) -> str:
     if result is None:
         return ""
+    machine = results["machine"]
+    load = f"On {machine['cores']} cores that others used as well, with a load of "
+    load += f"{machine['load']} before it began:\n\n"
     head = ["after a death of", "of", *(f"{moment}, p50 / p99" for moment in _MOMENTS.values())]
     rows = (
         [unit.removesuffix(".service"), str(len(found["answers"]))]
@@ -263,7 +266,7 @@ def _monitor(result: Results | None) -> str:
         for unit, found in result["hangs"].items()
     )
     found = _table(head, rows)
-    return found + "\n" + _table(["a hang of", "of", "found, p50", "at most"], hangs)
+    return load + found + "\n" + _table(["a hang of", "of", "found, p50", "at most"], hangs)
 
 
 def _image(results: Results) -> str:

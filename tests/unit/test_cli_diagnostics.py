@@ -136,4 +136,4 @@ def test_reader_that_leaves_ends_the_tool(ctl: Terminal, machine: FakeMachine) -
     command = f"{sys.executable} -I -S {FOLDER} --socket {ctl.path} diag ping 10.1.1.10 | head -1"
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("line\n", "")
-    wait_until(lambda: machine.running[0].returncode is not None, 5, "the tool is ended")
+    wait_until(lambda: machine.running[0].returncode is not None, 30, "the tool is ended")

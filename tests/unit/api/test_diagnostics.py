@@ -80,7 +80,7 @@ def test_limits_of_time_and_output(client: FlaskClient, machine: FakeMachine) ->
     answer = post(client, seconds=1).get_json()
     assert (answer["exit"], answer["reason"], answer["stdout"]) == (None, "time limit", "out\n")
     assert answer["timed_out"]
-    assert answer["duration"] < 5
+    assert answer["duration"] < 60
     machine.script = ["sh", "-c", "while :; do echo x; done"]
     answer = post(client).get_json()
     assert (answer["exit"], answer["reason"]) == (None, "output limit")
@@ -178,9 +178,9 @@ def control(tmp_path: Path, engine: FakeEngine, machine: FakeMachine) -> Iterato
 
 
 def ask(control: Path, query: str = "?live=1", **request: object) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection("vm", timeout=10)
+    connection = http.client.HTTPConnection("vm", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(10)
+    connection.sock.settimeout(60)
     connection.sock.connect(str(control))
     connection.request("POST", f"/v1/diagnostics/ping{query}", json.dumps({**GUEST, **request}))
     return connection
@@ -199,20 +199,20 @@ def test_output_is_there_before_the_end_and_nothing_after_it(
     answer = connection.getresponse()
     assert json.loads(answer.readline())["argv"][-1] == "10.1.1.10"
     assert json.loads(answer.readline()) == {"stream": "stdout", "text": "out\n"}
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     answer.close()
     connection.close()
-    wait_until(lambda: all_ended(machine), 5, "the tool is ended")
+    wait_until(lambda: all_ended(machine), 30, "the tool is ended")
 
 
 @pytest.mark.parametrize("query", ["", "?live=1"])
 def test_client_that_leaves_ends_the_tool(control: Path, machine: FakeMachine, query: str) -> None:
     machine.script = ["sleep", "600"]
     connection = ask(control, query)
-    wait_until(lambda: machine.running, 5, "it runs")
+    wait_until(lambda: machine.running, 30, "it runs")
     os.kill(machine.running[0]._process.pid, 0)  # noqa: SLF001 - it is there
     connection.close()
-    wait_until(lambda: all_ended(machine), 5, "the tool is ended")
+    wait_until(lambda: all_ended(machine), 30, "the tool is ended")
 
 
 def test_only_so_many_at_once(control: Path, machine: FakeMachine) -> None:
@@ -231,7 +231,7 @@ def test_only_so_many_at_once(control: Path, machine: FakeMachine) -> None:
         held.append(connection)
         return connection.getresponse().status == 200
 
-    wait_until(again, 5, "there is room again")
+    wait_until(again, 30, "there is room again")
     for connection in held:
         connection.close()
-    wait_until(lambda: all_ended(machine), 5, "all are ended")
+    wait_until(lambda: all_ended(machine), 30, "all are ended")

@@ -137,9 +137,9 @@ class Client:
     """One connection with one answer."""
 
     def __init__(self, path: Path, target: str) -> None:
-        self.connection = http.client.HTTPConnection("vm", timeout=10)
+        self.connection = http.client.HTTPConnection("vm", timeout=60)
         self.connection.sock = socket.socket(socket.AF_UNIX)
-        self.connection.sock.settimeout(10)
+        self.connection.sock.settimeout(60)
         self.connection.sock.connect(str(path))
         self.connection.request("GET", target)
         self.answer = self.connection.getresponse()
@@ -179,7 +179,7 @@ def endpoint(tmp_path: Path, engine: FakeEngine, machine: FakeMachine) -> Iterat
     thread.start()
     yield endpoint
     server.stop()
-    thread.join(5)  # also where a stream is under way
+    thread.join(30)  # also where a stream is under way
     assert not thread.is_alive()
     assert all(source.closed.is_set() for source in endpoint.sources if source.begun)
 
@@ -191,13 +191,13 @@ def test_parts_arrive_as_they_come_and_then_the_end(endpoint: Endpoint) -> None:
     assert answer.readline() == b"one\n"
     endpoint.sources[0].say(b"two\n", b"end")
     assert answer.read() == b"two\n"
-    assert endpoint.sources[0].closed.wait(5)
+    assert endpoint.sources[0].closed.wait(30)
 
 
 def test_client_that_leaves_ends_its_stream(endpoint: Endpoint) -> None:
     """Also while there is nothing to say to it."""
     endpoint.get().leave()
-    assert endpoint.sources[0].closed.wait(5)
+    assert endpoint.sources[0].closed.wait(30)
 
 
 def test_stream_that_fails_is_seen_to_be_incomplete(endpoint: Endpoint) -> None:
@@ -223,8 +223,8 @@ def test_streams_never_take_the_threads_of_others(endpoint: Endpoint) -> None:
     assert endpoint.get("/v1/schema").answer.status == 200
     for client in held:
         client.leave()
-    assert all(source.closed.wait(5) for source in endpoint.sources)
-    assert wait_until(lambda: endpoint.get().answer.status == 200, 5, "a slot is free")
+    assert all(source.closed.wait(30) for source in endpoint.sources)
+    assert wait_until(lambda: endpoint.get().answer.status == 200, 30, "a slot is free")
 
 
 def test_slow_client_holds_its_stream_back(endpoint: Endpoint) -> None:
@@ -235,7 +235,7 @@ def test_slow_client_holds_its_stream_back(endpoint: Endpoint) -> None:
     assert not source.closed.wait(1)
     assert source.left > 900
     client.leave()
-    assert source.closed.wait(5)
+    assert source.closed.wait(30)
 
 
 def test_server_that_stops_ends_its_streams(endpoint: Endpoint) -> None:

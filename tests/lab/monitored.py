@@ -97,7 +97,9 @@ class Mark:
         return [event["kind"] for event in self.events() if event["subject"] == subject]
 
     def lines(self) -> list[str]:
-        return self._watched.log()[self._lines :]
+        """Those about daemons: resources and checks have lines of their own."""
+        new = self._watched.log()[self._lines :]
+        return [line for line in new if "The process" in line or "The files of" in line]
 
 
 LINE = re.compile(

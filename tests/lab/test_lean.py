@@ -30,3 +30,18 @@ def test_templates_come_compiled(lab: Lab) -> None:
         "print(template.root_render_func.__code__.co_filename)"
     )
     assert "services/compiled" in lab.vm.run([PYTHON, "-I", "-c", code]).text
+
+
+def test_nics_are_found_first_and_all_else_as_debian_has_it(lab: Lab) -> None:
+    unit = lab.vm.run(["systemctl", "cat", "systemd-udev-trigger.service"]).text
+    debians, ours = (
+        line.partition("--prioritized-subsystem=")
+        for line in unit.splitlines()
+        if line.startswith("ExecStart=-")
+    )
+    buses = {"pci", "virtio", "vmbus", "xen"}
+    assert ours[0] == debians[0]
+    assert [name for name in ours[2].split(",") if name not in buses | {"net"}] == [
+        name for name in debians[2].split(",") if name != "net"
+    ]
+    assert set(ours[2].split(",")) - set(debians[2].split(",")) == buses

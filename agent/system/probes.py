@@ -170,7 +170,7 @@ def _addresses(probe: DnsAnswers, kind: str, timeout: float) -> set[IPAddress]:
             channel.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 reply = channel.recv(65535)
-            except TimeoutError as error:
+            except (TimeoutError, ConnectionRefusedError) as error:
                 raise _NotYet(f"{probe.server} does not answer for {probe.name}") from error
     return set(_told(probe, kind, reply[2:]))
 

@@ -107,7 +107,8 @@ class Screen:
 
     def close(self) -> None:
         # Closed alone, it would go on accepting in its thread, soon what is another's.
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # a test has closed it already
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for sock in self.sockets:
             with contextlib.suppress(OSError):

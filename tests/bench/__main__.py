@@ -109,7 +109,7 @@ def main() -> int:
     sys.stdout.write(report.text(results))
     full = not given.quick and not given.size and not given.no_write
     parts = set(given.only)
-    if full and (parts in ({"image"}, {"monitor"}) or parts >= set(PARTS) - {"image"}):
+    if full and (parts in ({"image"}, {"monitor"}) or parts >= set(PARTS) - {"image", "monitor"}):
         report.write(
             results, image="image" in parts, lab="changes" in parts, monitor="monitor" in parts
         )

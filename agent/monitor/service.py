@@ -1,6 +1,6 @@
 """What is known of one service, and what follows from what is seen of it. Pure: time is handed in.
 
-    DOWN            it has ended; systemd starts it again after 20 ms
+    DOWN            it has ended; systemd starts it again at once
     HUNG            three questions in a row without an answer: killed, systemd starts it
     CRASH_LOOP      five deaths in two minutes: one alert; the unit is kept stopped and tried ever
                     more rarely; over after ten good minutes

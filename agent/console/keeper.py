@@ -38,6 +38,7 @@ from agent.console.websocket import NORMAL, POLICY, RESTART
 
 log = logging.getLogger("console")
 
+_LAST_WORDS = 0.5  # seconds for a worker that cannot begin to say why
 _RESPAWN = 1.0  # seconds before a dead worker is started again
 _START = 30.0  # seconds that workers have to begin
 _RELOAD = 15.0  # seconds that workers have to go by other files
@@ -136,6 +137,8 @@ class Keeper:
         async for message in worker.link.messages():
             self._from_worker(worker, message)
         await worker.link.close()
+        if not worker.ready.is_set():
+            await asyncio.sleep(_LAST_WORDS)
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)  # it has no way to us any more
         status = await asyncio.get_running_loop().run_in_executor(None, _reap, worker.pid)

@@ -177,7 +177,8 @@ def test_a_proxy_with_a_plug_in_that_cannot_work_does_not_start(tmp_path: Path) 
         proxy.start()
         assert proxy.process is not None
         assert proxy.process.wait(20) == 1
-        assert "a worker cannot begin: websockify.token_plugins.TokenRedis needs" in proxy.log
+        why = "a worker cannot begin: websockify.token_plugins.TokenRedis needs"
+        assert why in proxy.log
     finally:
         with contextlib.suppress(ProcessLookupError):
             proxy.stop()

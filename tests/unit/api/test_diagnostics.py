@@ -217,9 +217,10 @@ def test_client_that_leaves_ends_the_tool(control: Path, machine: FakeMachine, q
 
 def test_only_so_many_at_once(control: Path, machine: FakeMachine) -> None:
     machine.script = SLEEPS
-    held = [ask(control) for _ in range(SLOTS["diagnostics"])]
-    for connection in held:
-        connection.getresponse().readline()
+    # An answer without a length owns its socket: to drop the answer is to hang up.
+    held = [ask(control).getresponse() for _ in range(SLOTS["diagnostics"])]
+    for response in held:
+        response.readline()
     answer = ask(control).getresponse()
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
     assert json.loads(answer.read())["type"] == "/v1/problems/too-many-streams"
@@ -227,11 +228,10 @@ def test_only_so_many_at_once(control: Path, machine: FakeMachine) -> None:
     held.pop().close()
 
     def again() -> bool:
-        connection = ask(control, seconds=1)
-        held.append(connection)
-        return connection.getresponse().status == 200
+        held.append(ask(control, seconds=1).getresponse())
+        return held[-1].status == 200
 
     wait_until(again, 30, "there is room again")
-    for connection in held:
-        connection.close()
+    for response in held:
+        response.close()
     wait_until(lambda: all_ended(machine), 30, "all are ended")

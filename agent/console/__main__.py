@@ -22,14 +22,15 @@ def main() -> int:
     keep.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     work = commands.add_parser("worker", help="what the keeper starts")
     work.add_argument("folder", type=Path)
-    work.add_argument("handles", type=int, nargs="+")
+    work.add_argument("link", type=int, help="the way to the keeper")
+    work.add_argument("listeners", help="the sockets to accept at, as JSON")
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s", level=logging.INFO)
     if arguments.command == "worker":
-        return _work(arguments.folder, arguments.handles)
-    from agent.console import keeper
+        return _work(arguments.folder, arguments.link, arguments.listeners)
+    from agent.console import keeper, listening
 
-    listeners = keeper.bind(configuration.listeners(arguments.folder))
+    listeners = listening.bind(configuration.listeners(arguments.folder))
     one = keeper.Keeper(arguments.folder, arguments.control, listeners)
     try:
         asyncio.run(one.run(arguments.workers, _notify))
@@ -39,12 +40,12 @@ def main() -> int:
     return 0
 
 
-def _work(folder: Path, handles: list[int]) -> int:
+def _work(folder: Path, link: int, listeners: str) -> int:
     from agent.console import worker
     from agent.console.plugins import PluginRefused
 
     try:
-        worker.main(folder, handles)
+        worker.main(folder, link, configuration.take_over(listeners))
     except (OSError, ValueError, KeyError, TypeError, PluginRefused) as error:
         logging.getLogger("console").critical("a worker cannot begin: %s", error)
         return 1

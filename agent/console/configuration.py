@@ -1,13 +1,13 @@
 """What the proxy goes by: files that the document's `console` section is rendered to.
 
-`listen` changes with a restart, the rest is read again while sessions go on.
+All of it is read again while sessions go on.
 """
 
 import enum
 import ipaddress
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,19 @@ def parse(value: Mapping[str, Any]) -> Configuration:
 def listeners(folder: Path) -> tuple[Listener, ...]:
     """Where to listen. Raises OSError, ValueError, KeyError, TypeError."""
     value = json.loads((folder / LISTEN).read_bytes())
-    return tuple(
-        Listener(one["address"], one["port"], Service(one["service"]), one.get("to", ""))
-        for one in value["listen"]
-    )
+    return tuple(map(_listener, value["listen"]))
+
+
+def _listener(value: Mapping[str, Any]) -> Listener:
+    service = Service(value["service"])
+    return Listener(value["address"], value["port"], service, value.get("to", ""))
+
+
+def inherited(places: Iterable[tuple[Listener, int]]) -> str:
+    """What a worker is told of the sockets that it gets: each with its handle."""
+    return json.dumps([asdict(one) | {"handle": handle} for one, handle in places])
+
+
+def take_over(text: str) -> tuple[tuple[Listener, int], ...]:
+    """What `inherited` said."""
+    return tuple((_listener(value), value["handle"]) for value in json.loads(text))

@@ -2,11 +2,14 @@
 
 One table for all workers, so that a secret opens once whichever worker the kernel hands a browser
 to. The agent comes over a Unix socket that belongs to root; workers have one end of a socket pair.
-A worker that dies is started again, and its browsers come back with their resume secrets.
+A worker that dies is started again, and its browsers come back with their resume secrets. Where
+the addresses or ports change, other workers listen there, and those before them go on with the
+sessions that they have.
 """
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -14,13 +17,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from agent.console import configuration, wire
+from agent.console import configuration, listening, wire
+from agent.console.configuration import Listener
 from agent.console.link import LONGEST, Link
 from agent.console.sessions import (
     Admitted,
@@ -41,9 +45,9 @@ log = logging.getLogger("console")
 _LAST_WORDS = 0.5  # seconds for a worker that cannot begin to say why
 _RESPAWN = 1.0  # seconds before a dead worker is started again
 _START = 30.0  # seconds that workers have to begin
+_LEAVING = 20.0  # seconds that browsers have to open a console of a worker that is retired
 _RELOAD = 15.0  # seconds that workers have to go by other files
 _NOBODY = ip_address("::")
-_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
 
 
 class CannotBegin(Exception):
@@ -59,15 +63,19 @@ class Worker:
     link: Link
     ready: asyncio.Event
     witness: str = ""
+    retired: float | None = None  # since when it takes nobody in; it is not replaced
 
 
 class Keeper:
     """The sessions and the workers of this proxy."""
 
-    def __init__(self, folder: Path, control: Path, listeners: Sequence[socket.socket]) -> None:
+    def __init__(self, folder: Path, control: Path, listeners: Mapping[Listener, socket.socket]):
         self._folder = folder
         self._control = control
-        self._listeners = listeners
+        self._listeners = dict(listeners)
+        self._count = 0  # of workers
+        self._numbers = itertools.count()
+        self._reloading = asyncio.Lock()
         self._configuration = configuration.read(folder)
         self._table = Table(self._configuration.rules, self._configuration.cap)
         self._workers: dict[int, Worker] = {}
@@ -86,19 +94,11 @@ class Keeper:
     async def run(self, count: int, notify: Callable[[str], None]) -> None:
         """Keep sessions until told to stop; `notify` tells systemd. Raises CannotBegin."""
         self._notify = notify
+        self._count = count
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        for number in range(count):
-            await self._spawn(number)
-        for worker in list(self._workers.values()):
-            try:
-                async with asyncio.timeout(_START):
-                    await worker.ready.wait()
-            except TimeoutError as error:
-                raise CannotBegin(f"worker {worker.number} does not begin") from error
-            if not worker.witness:
-                raise CannotBegin(f"worker {worker.number} ended at once")
+        await self._begin()
         self._begun = True
         self._control.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._serve, self._control, limit=LONGEST)
@@ -120,17 +120,34 @@ class Keeper:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _spawn(self, number: int) -> None:
+    async def _begin(self) -> None:
+        """Start a worker for each core, on the listeners that there are. Raises CannotBegin."""
+        begun = [await self._spawn(next(self._numbers)) for _ in range(self._count)]
+        for worker in begun:
+            try:
+                async with asyncio.timeout(_START):
+                    await worker.ready.wait()
+            except TimeoutError as error:
+                raise CannotBegin(f"worker {worker.number} does not begin") from error
+            if not worker.witness:
+                raise CannotBegin(f"worker {worker.number} ended at once")
+
+    async def _spawn(self, number: int) -> Worker:
         ours, theirs = socket.socketpair()
-        handles = [theirs.fileno(), *(listener.fileno() for listener in self._listeners)]
+        places = [(one, sock.fileno()) for one, sock in self._listeners.items()]
+        handles = (theirs.fileno(), *(handle for _, handle in places))
+        arguments = [sys.executable, "-I", "-m", "agent.console", "worker", str(self._folder)]
+        arguments += [str(theirs.fileno()), configuration.inherited(places)]
         for handle in handles:
             os.set_inheritable(handle, True)  # noqa: FBT003 - its only argument
-        arguments = [sys.executable, "-I", "-m", "agent.console", "worker", str(self._folder)]
-        pid = os.posix_spawn(sys.executable, [*arguments, *map(str, handles)], _environment())
+        pid = os.posix_spawn(sys.executable, arguments, _environment())
+        for handle in handles:  # a socket that a later worker has not to do with is not handed on
+            os.set_inheritable(handle, False)  # noqa: FBT003 - its only argument
         theirs.close()
         worker = Worker(number, pid, await Link.over(ours), asyncio.Event())
         self._workers[number] = worker
         self._go(self._hear(worker))
+        return worker
 
     async def _hear(self, worker: Worker) -> None:
         """Answer a worker until it ends, and then have another in its place."""
@@ -148,7 +165,9 @@ class Keeper:
             worker.ready.set()  # without a witness
             if not self._begun:
                 return
-        log.error("worker %d ended (%s); its browsers come back to another", worker.number, status)
+        if worker.retired is None:
+            told = "worker %d ended (%s); its browsers come back to another"
+            log.error(told, worker.number, status)
         del self._workers[worker.number]
         now = time.monotonic()
         for name, number in list(self._places.items()):
@@ -157,26 +176,35 @@ class Keeper:
                 self._note(self._table.lose(name, live.connections, now))
                 self._places.pop(name, None)
         self._changed.set()
-        await asyncio.sleep(_RESPAWN)
-        await self._spawn(worker.number)
+        if worker.retired is None:
+            await asyncio.sleep(_RESPAWN)
+            await self._spawn(worker.number)
 
     def _reload(self) -> None:
         """Go by the files anew; what cannot be used leaves everything as it is."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={now}")
-        try:
-            self._configuration = configuration.read(self._folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.error("the configuration cannot be read: %r", error)
+        self._go(self._reload_all())
+
+    async def _reload_all(self) -> None:
+        """Have all go by the files anew, and tell systemd when that is done."""
+        async with self._reloading:
+            try:
+                new = configuration.read(self._folder)
+                listeners = listening.bind(configuration.listeners(self._folder), self._listeners)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.error("the configuration cannot be gone by: %r", error)
+            else:
+                self._configuration = new
+                self._table.rules, self._table.cap = new.rules, new.cap
+                if listeners.keys() == self._listeners.keys():
+                    await self._reload_workers()
+                else:
+                    await self._move(listeners)
             self._notify("READY=1")
-            return
-        self._table.rules = self._configuration.rules
-        self._table.cap = self._configuration.cap
-        self._go(self._reload_workers())
 
     async def _reload_workers(self) -> None:
-        """Have all of them go by the files anew, and tell systemd when that is done."""
-        workers = list(self._workers.values())
+        workers = self._serving()
         for worker in workers:
             worker.ready.clear()
             worker.link.send({"op": "reload"})
@@ -184,13 +212,51 @@ class Keeper:
             async with asyncio.timeout(_RELOAD):
                 for worker in workers:
                     await worker.ready.wait()
-        self._notify("READY=1")
+
+    async def _move(self, listeners: dict[Listener, socket.socket]) -> None:
+        """Have other workers listen there; those that there are keep their sessions, and no more.
+
+        Where the others cannot begin, all is as it was.
+        """
+        before, self._listeners = self._listeners, listeners
+        old = self._serving()
+        try:
+            await self._begin()
+        except CannotBegin as error:
+            log.error("what was there before goes on: %s", error)
+            self._listeners = before
+            for worker in self._serving():
+                if worker not in old:
+                    worker.retired = time.monotonic()
+                    await worker.link.close()
+        else:
+            for worker in old:
+                worker.retired = time.monotonic()
+                worker.link.send({"op": "retire"})
+        kept = {sock.fileno() for sock in self._listeners.values()}
+        for sock in (*before.values(), *listeners.values()):
+            if sock.fileno() not in kept:
+                sock.close()
+
+    def _serving(self) -> list[Worker]:
+        """The workers that take browsers in."""
+        return [worker for worker in self._workers.values() if worker.retired is None]
+
+    async def _let_go(self, now: float) -> None:
+        """End the workers that have nobody left."""
+        for worker in list(self._workers.values()):
+            if worker.retired is None or now - worker.retired < _LEAVING:
+                continue
+            if worker.number not in self._places.values():
+                await worker.link.close()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            for ended in self._table.tick(time.monotonic()):
+            now = time.monotonic()
+            for ended in self._table.tick(now):
                 self._note(ended)
+            await self._let_go(now)
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -397,8 +463,8 @@ class Keeper:
             "draining": self._table.draining,
             "cap": self._table.cap,
             "held": self._table.held,
-            "workers": len(self._workers),
-            "witnesses": sorted({worker.witness for worker in self._workers.values()}),
+            "workers": len(self._serving()),
+            "witnesses": sorted({worker.witness for worker in self._serving()}),
             "sessions": [wire.row(live, now) for live in self._table],
         }
 
@@ -425,22 +491,3 @@ def _environment() -> dict[str, str]:
 def _reap(pid: int) -> str:
     _, status = os.waitpid(pid, 0)
     return f"status {os.waitstatus_to_exitcode(status)}"
-
-
-def bind(listeners: Sequence[configuration.Listener]) -> list[socket.socket]:
-    """The sockets that workers share. Raises OSError."""
-    bound = []
-    for listener in listeners:
-        family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # An IPv6 address is not there for a second after it was added (DAD).
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        sock.bind((listener.address, listener.port))
-        sock.listen(1024)
-        bound.append(sock)
-    return bound

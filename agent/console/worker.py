@@ -184,6 +184,13 @@ class Worker:
             log.error("what was there before goes on: %s", error)
         self._link.send({"op": "ready", "witness": self._configuration.witness})
 
+    def _retire(self) -> None:
+        """Take nobody in any more; the consoles that are open go on."""
+        for _, sock in self._listeners:
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._listeners = ()
+
     def _from_keeper(self, message: dict[str, Any]) -> None:
         if "n" in message:
             waiting = self._answers.pop(message["n"], None)
@@ -191,6 +198,8 @@ class Worker:
                 waiting.set_result(message)
         elif message["op"] == "reload":
             self._reload()
+        elif message["op"] == "retire":
+            self._retire()
         elif message["op"] == "close":
             going = self._going.pop((message["id"], message["connection"]), None)
             if going is not None:
@@ -527,19 +536,18 @@ async def _proxied(channel: Channel) -> Address | None:
     return http.proxy_1(head)
 
 
-def main(folder: Path, handles: Sequence[int]) -> None:
-    """Be a worker: the first handle is the way to the keeper, the others listen."""
+def main(folder: Path, link: int, listeners: Sequence[tuple[Listener, int]]) -> None:
+    """Be a worker: `link` is the handle of the way to the keeper, the others listen."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    places = configuration.listeners(folder)
-    socks = [socket.socket(fileno=handle) for handle in handles]
-    for sock in socks:
+    way, *socks = (socket.socket(fileno=handle) for handle in (link, *(h for _, h in listeners)))
+    for sock in (way, *socks):
         os.set_inheritable(sock.fileno(), False)  # noqa: FBT003 - its only argument
         sock.settimeout(0)
+    places = [(listener, sock) for (listener, _), sock in zip(listeners, socks, strict=True)]
 
     async def run() -> None:
-        link = await Link.over(socks[0])
-        await Worker(folder, link, list(zip(places, socks[1:], strict=True))).run()
+        await Worker(folder, await Link.over(way), places).run()
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run())

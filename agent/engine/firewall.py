@@ -158,6 +158,8 @@ def line(rule: Rule) -> str:
     words += _transport(rule)
     if rule.source_mac:
         words += ["-m", "mac", "--mac-source", rule.source_mac]
+    if rule.user:
+        words += ["-m", "owner", "--uid-owner", rule.user]
     words += _tracking(rule)
     for match in rule.sets:
         words += ["-m", "set", *(["!"] if match.negate else [])]

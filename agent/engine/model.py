@@ -359,6 +359,7 @@ class Rule:
     original_destination: IPAddress | None = None  # where the packet was sent before DNAT
     original_ports: Ports | None = None
     source_mac: str | None = None
+    user: str | None = None  # whose processes send it, by name; in OUTPUT and chains below it
     sets: tuple[SetMatch, ...] = ()
     policy: IpsecPolicy | None = None
     # Not matched by the rule itself, for its chain is only reached by these: which flows it is
@@ -382,6 +383,7 @@ class RuleMatch(TypedDict, total=False):
     states: tuple[str, ...]
     original_destination: IPAddress | None
     original_ports: Ports | None
+    user: str | None
     sets: tuple[SetMatch, ...]
     policy: IpsecPolicy | None
     flow_sources: tuple[IPNetwork, ...]

@@ -92,7 +92,14 @@ def test_other_certificates_are_read_again_without_a_restart() -> None:
     differ = {path for path in after if before[path] != after[path]}
     assert differ == {console.CONSOLE, console.CHAIN, console.KEY}
     assert {after[path].reaction for path in differ} == {Reaction.RELOAD}
-    assert after[console.LISTEN].reaction is Reaction.RESTART
+
+
+def test_another_port_ends_no_session() -> None:
+    before = {file.path: file for file in rendered(NAME, TLS).files}
+    after = {file.path: file for file in rendered(NAME, TLS | {"port": 8443}).files}
+    differ = {path for path in after if before[path] != after[path]}
+    assert console.LISTEN in differ
+    assert {after[path].reaction for path in differ} == {Reaction.RELOAD}
 
 
 def test_the_probe_asks_for_these_very_files() -> None:

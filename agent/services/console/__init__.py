@@ -50,6 +50,7 @@ from agent.engine.model import (
 )
 from agent.roles import Role
 from agent.services import CURRENT, Context, Nic
+from agent.services.console.wall import Wall
 
 SECTION = "console"
 ROLES = frozenset({Role.CONSOLE_PROXY})
@@ -61,7 +62,8 @@ LISTEN = f"{FOLDER}/listen.json"
 CONSOLE = f"{FOLDER}/console.json"
 CHAIN = f"{FOLDER}/chain.pem"
 KEY = f"{FOLDER}/key.pem"
-OWNER = "sysvm-console-proxy:nogroup"
+USER = "sysvm-console-proxy"
+OWNER = f"{USER}:nogroup"
 STATUS = IPv4Address("127.0.0.1")
 STATUS_PORT = 8447
 NOVNC = "/usr/share/novnc"
@@ -291,7 +293,7 @@ def render(section: Section, context: Context) -> Artifacts:
     text = json.dumps([listen, value, secret], sort_keys=True).encode()
     value["witness"] = hashlib.sha256(text).hexdigest()
     files = [
-        File(LISTEN, _json(listen), UNIT, Reaction.RESTART),
+        File(LISTEN, _json(listen), UNIT, Reaction.RELOAD),
         File(CONSOLE, _json(value), UNIT, Reaction.RELOAD, 0o600, OWNER),
     ]
     if pair is not None:
@@ -299,8 +301,12 @@ def render(section: Section, context: Context) -> Artifacts:
             File(CHAIN, pair.chain.encode(), UNIT, Reaction.RELOAD),
             File(KEY, pair.key.encode(), UNIT, Reaction.RELOAD, 0o600, OWNER),
         ]
+    wall = Wall(SECTION, USER, section.networks, section.ports, _guest_networks(section, context))
     return Artifacts(
         files=tuple(files),
+        chains=wall.chains,
+        rules=wall.rules,
+        sets=wall.sets,
         units=(Unit(UNIT),),
         openings=tuple(
             Opening(
@@ -324,6 +330,12 @@ def render(section: Section, context: Context) -> Artifacts:
             Claim(STATUS, Protocol.TCP, Ports(STATUS_PORT, STATUS_PORT), pointer(SECTION)),
         ),
     )
+
+
+def _guest_networks(section: Section, context: Context) -> tuple[IPNetwork, ...]:
+    """Guests' networks, where no screen is."""
+    own = (a.network for nic in context.nics_of(NicRole.GUEST) for a in nic.addresses)
+    return (*section.guest_networks, *own)
 
 
 def _ports(section: Section, *, tls: bool) -> tuple[tuple[int, str], ...]:
@@ -361,9 +373,6 @@ def _console(section: Section, context: Context, *, secure: bool) -> dict[str, A
     port = section.public_port or inner
     hosts = [n if port == usual else f"{n}:{port}" for n in names(section, context)]
     own = [IPv4Network(a.ip) if a.version == 4 else IPv6Network(a.ip) for a in _all(context)]
-    guests: list[IPNetwork] = [
-        a.network for nic in context.nics_of(NicRole.GUEST) for a in nic.addresses
-    ]
 
     def plugin(one: ConsolePlugin | None) -> dict[str, str] | None:
         return None if one is None else {"class": one.path, "source": one.source}
@@ -375,7 +384,7 @@ def _console(section: Section, context: Context, *, secure: bool) -> dict[str, A
         "framed_by": list(section.framed_by),
         "networks": [str(one) for one in section.networks],
         "ports": [[one.first, one.last] for one in section.ports],
-        "forbidden": [str(one) for one in (*section.guest_networks, *guests, *own)],
+        "forbidden": [str(one) for one in (*_guest_networks(section, context), *own)],
         "cap": section.max_sessions,
         "half_open": section.max_half_open,
         "half_open_each": section.max_half_open_per_source,

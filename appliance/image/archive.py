@@ -101,7 +101,24 @@ class Lists:
                 f"Debian {SUITE} cannot install these packages together: {said(error)}",
                 "look at the names in the elements' package-list",
             ) from error
-        # 'URI' NAME_VERSION_ARCHITECTURE.deb SIZE HASH
+        return self._printed(printed)
+
+    def alone(self, packages: Sequence[str]) -> tuple[Deb, ...]:
+        """The newest files of these packages, and nothing that they need. Raises ApplianceError."""
+        if not packages:
+            return ()
+        try:
+            return self._printed(
+                self._apt("apt-get", "-qq", "download", "--print-uris", *packages).text
+            )
+        except CommandFailed as error:
+            raise ApplianceError(
+                f"Debian {SUITE} does not have these packages: {said(error)}",
+                "look at the names in the elements' package-list-bare",
+            ) from error
+
+    def _printed(self, printed: str) -> tuple[Deb, ...]:
+        """The files that apt-get prints: 'URI' NAME_VERSION_ARCHITECTURE.deb SIZE HASH."""
         files = (line.split(" ")[1] for line in printed.splitlines() if line.startswith("'"))
         names = [unquote(file).removesuffix(".deb").split("_") for file in files]
         known = self._known([f"{name}={version}" for name, version, _ in names])

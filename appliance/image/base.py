@@ -66,7 +66,7 @@ def build(root: Path, recipe: Recipe | None = None) -> None:
     """Fill the empty folder `root` with the template's packages, nothing of them started."""
     recipe = recipe or read_recipe()
     lock = locks.in_force(recipe)
-    bootstrap(root, recipe.packages, lock.template, lock.epoch, recipe.left_out)
+    bootstrap(root, recipe.packages, lock.template, lock.epoch, recipe.left_out, recipe.bare)
     if recipe.modules:
         kernel.prune(root, recipe.modules)
     # A host key that is in a template is everybody's.
@@ -132,12 +132,14 @@ def bootstrap(
     debs: Iterable[Deb],
     epoch: int,
     left_out: tuple[str, ...] = _UNREAD,
+    bare: tuple[str, ...] = (),
 ) -> None:
     """Install Debian's essential packages, apt and these into the empty folder `root`.
 
     They come from the files `debs`, and from nowhere else. What is made on the way carries the
     time `epoch`, in seconds since 1970, where it can. `left_out` are patterns of paths that are
-    not unpacked; `+` in front makes an exception. Raises ApplianceError.
+    not unpacked; `+` in front makes an exception. Of the packages `bare` there are the files, which
+    dpkg knows, and not what they depend on; their scripts are not run. Raises ApplianceError.
     """
     tools.need_root()
     tools.need("mmdebstrap", "setpriv", "unshare")
@@ -165,6 +167,9 @@ def bootstrap(
                 "a lock serves the packages that it was made for: `sysvm image lock` makes a new "
                 "one",
             ) from error
+        for deb in sorted(files):
+            if deb.name in bare:
+                _unpack(root, deb, files[deb])
         _forget_build(root, place)
     _check_installed(root, files)
 
@@ -188,6 +193,19 @@ def _mmdebstrap(
         str(root),
         f"deb [trusted=yes] file://{repository} ./",
     ]
+
+
+def _unpack(root: Path, deb: Deb, file: Path) -> None:
+    """Have the root's own dpkg unpack this file, whatever the package depends on."""
+    inside = root / deb.file
+    shutil.copyfile(file, inside)
+    dpkg = ("chroot", str(root), "dpkg", "--force-depends")
+    run([*dpkg, "--unpack", f"/{deb.file}"], timeout=60)
+    inside.unlink()
+    # What it would do to the system is for what it depends on to be there.
+    for script in (root / "var/lib/dpkg/info").glob(f"{deb.name}.p*"):
+        script.unlink()
+    run([*dpkg, "--configure", deb.name], timeout=60)
 
 
 def _forget_build(root: Path, repository: Path) -> None:

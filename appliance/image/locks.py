@@ -63,7 +63,7 @@ def make(recipe: Recipe) -> Lock:
 
     def resolve(folder: Path) -> None:
         lists = archive.Lists(folder / "lists")
-        template = lists.resolve(recipe.packages)
+        template = tuple(sorted({*lists.resolve(recipe.packages), *lists.alone(recipe.bare)}))
         builder = lists.resolve(builder_packages())
         found.append(Lock(_now(), template, builder, wheels.pins()))
 
@@ -115,7 +115,17 @@ def kept() -> Path | None:
 
 def latest(recipe: Recipe, *, fresh: bool = False) -> Lock:
     """The lock that was last made for such a recipe; a new one if there is none, or if `fresh`."""
-    lists = (*recipe.packages, "", *builder_packages(), "", *wheels.pins(), "", *archive.mirrors())
+    lists = (
+        *recipe.packages,
+        "",
+        *recipe.bare,
+        "",
+        *builder_packages(),
+        "",
+        *wheels.pins(),
+        "",
+        *archive.mirrors(),
+    )
     name = cache.digest(Path(__file__), "\n".join(lists), os.environ.get(_EPOCH, ""))
     made = cache.existing("lock", name)
     if made is not None and fresh:

@@ -1,8 +1,8 @@
 """A recipe: which elements a template is made of, and what these say that it contains.
 
 DIB reads the same file (its YAML front end), and the same elements. Besides DIB's own hooks, an
-element of ours may have lists, one entry a line: `package-list`, `package-list-without`,
-`masked-units`, `left-out`, `modules`. The template has the union of each.
+element of ours may have lists, one entry a line: `package-list`, `package-list-bare`,
+`package-list-without`, `masked-units`, `left-out`, `modules`. The template has the union of each.
 """
 
 import os
@@ -13,7 +13,14 @@ from pathlib import Path
 from appliance import data
 from appliance.errors import ApplianceError
 
-LISTS = ("package-list", "package-list-without", "masked-units", "left-out", "modules")
+LISTS = (
+    "package-list",
+    "package-list-bare",
+    "package-list-without",
+    "masked-units",
+    "left-out",
+    "modules",
+)
 SSH, NO_SSH = "sysvm-ssh", "sysvm-no-ssh"
 
 
@@ -44,6 +51,11 @@ class Recipe:
         return tuple(sorted(wanted - without))
 
     @property
+    def bare(self) -> tuple[str, ...]:
+        """Packages of which the files are wanted, and not what they depend on."""
+        return self._union("package-list-bare")
+
+    @property
     def masked_units(self) -> tuple[str, ...]:
         """Units that must never run."""
         return self._union("masked-units")
@@ -63,7 +75,7 @@ class Recipe:
     @property
     def lists(self) -> tuple[str, ...]:
         """Everything that these lists say, for a digest."""
-        parts = (self.packages, self.masked_units, self.left_out, self.modules)
+        parts = (self.packages, self.bare, self.masked_units, self.left_out, self.modules)
         return tuple("\n".join(part) for part in parts)
 
     def _union(self, name: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.system.run import run
+from appliance.image import wheels
 
 TIMEOUT = 300.0
 
@@ -65,13 +66,21 @@ def venv(builder: Path, wheels: Path, scratch: Path) -> None:
     run(
         [*chroot, *pip, *into, "install", *offline, "--no-compile", *sorted(names)], timeout=TIMEOUT
     )
-    run([*chroot, *pip, *into, "check"], timeout=TIMEOUT)
+    said = run([*chroot, *pip, *into, "check"], timeout=TIMEOUT, check=False)
+    if missing := unmet(said.text) or said.stderr.decode(errors="replace").strip():
+        raise RuntimeError(f"the agent's Python packages do not fit together: {missing}")
     for tests in (root / "opt/sysvm/lib").glob("python*/site-packages/*/tests"):
         run(["rm", "-r", str(tests)], timeout=TIMEOUT)
     run([*chroot, "/opt/sysvm/bin/python3", *_COMPILE, "/opt/sysvm/lib"], timeout=TIMEOUT)
     for compiled in (root / "opt/sysvm/lib").rglob("*.opt-2.pyc"):
         # Under the name that an interpreter without options looks for.
         compiled.rename(compiled.with_name(compiled.name.replace(".opt-2.pyc", ".pyc")))
+
+
+def unmet(said: str) -> str:
+    """What pip's check complains of, apart from what those lack that are wanted alone."""
+    lines = (line for line in said.splitlines() if line != "No broken requirements found.")
+    return "; ".join(line for line in lines if not line.startswith(wheels.ALONE))
 
 
 def agent(venv_layer: Path, base_layer: Path, scratch: Path) -> None:

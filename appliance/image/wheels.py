@@ -19,6 +19,8 @@ from appliance.image.recipe import listed
 
 VERSION = "3.13"  # Debian trixie's
 SOURCES = ("python-iptables",)  # what has no wheel, for any Python
+# What is installed without the packages that it asks for, because nothing of ours uses them.
+ALONE = ("websockify",)
 
 _TIMEOUT = 600.0
 _PLATFORMS = (
@@ -63,11 +65,13 @@ def refresh_lock() -> tuple[str, ...]:
     environment is checked for completeness when it is built.
     """
     wanted = listed(data.recipes() / "python-packages")
-    names = tuple(entry for entry in wanted if not entry.startswith(SOURCES))
+    names = tuple(entry for entry in wanted if not entry.startswith((*SOURCES, *ALONE)))
+    alone = tuple(entry for entry in wanted if entry.startswith(ALONE))
     sources = tuple(entry for entry in wanted if entry.startswith(SOURCES))
 
     def fetch(folder: Path) -> None:
         _download([*names], folder)
+        _download(["--no-deps", *alone], folder)
         _download_sources(sources, folder)
 
     stamp = cache.digest(os.urandom(16))
@@ -91,7 +95,8 @@ def _download_locked(lines: Sequence[str], folder: Path) -> None:
         if chosen:
             requirements = folder / "requirements.txt"
             requirements.write_text("".join(f"{line}\n" for line in chosen))
-            download(["--require-hashes", "-r", str(requirements)], folder)
+            # Whether anything is missing is looked at when the environment is made.
+            download(["--no-deps", "--require-hashes", "-r", str(requirements)], folder)
             requirements.unlink()
 
 

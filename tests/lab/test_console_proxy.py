@@ -1,13 +1,9 @@
-"""The console proxy as a system VM: its unit, its doors, and a screen on another machine.
-
-The template has neither websockify nor noVNC yet; both are put into the VM for the test.
-"""
+"""The console proxy as a system VM: its unit, its doors, its wall, a screen on another machine."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,12 @@ from agent.services import console
 from appliance.lab import Lab
 from appliance.lab.pki import Authority
 from appliance.lab.wait import wait_until
-from tests.lab.helpers import WWW, Router, example
+from tests.lab.helpers import ROUTER_MAC, VM1, WWW, Router, example, frames, settle, wire
 from tests.unit.console.rig import digest, secret
 
 UNIT = console.UNIT
 ADDRESS = "203.0.113.10"
 HOST = "203-0-113-10.console.example"
-SITE_PACKAGES = "/opt/sysvm/lib/python3.13/site-packages"
 AUTHORITY = Authority.create("Root")
 ROOT = Path(__file__).parents[2]
 
@@ -71,13 +66,7 @@ def document(**changed: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def proxy(lab: Lab) -> Router:
-    """A VM with what its template will have, and a document that makes it a console proxy."""
-    found = find_spec("websockify")
-    assert found is not None
-    assert found.submodule_search_locations
-    for file in Path(found.submodule_search_locations[0]).glob("*.py"):
-        lab.vm.put(f"{SITE_PACKAGES}/websockify/{file.name}", file.read_bytes())
-    lab.vm.put(f"{console.NOVNC}/core/rfb.js", b"export default class RFB {}\n")
+    """A VM with a document that makes it a console proxy."""
     router = Router(lab)
     router.push(document())
     return router
@@ -170,6 +159,62 @@ def test_its_doors_open_and_close_with_the_section(proxy: Router, lab: Lab) -> N
     assert lab.vm.run(["systemctl", "is-active", UNIT], check=False).stdout.strip() == b"inactive"
     proxy.push(document())
     wait_until(lambda: lab.internet.reaches(ADDRESS, 443), 20, "the port again")
+
+
+def opens(lab: Lab, address: str, port: int, *, user: str = console.USER) -> bool:
+    """Does a process of this user in the VM get a TCP connection?"""
+    code = f"import socket; socket.create_connection(({address!r}, {port}), 0.5).close()"
+    become = ["setpriv", f"--reuid={user}", "--clear-groups"]
+    argv = [*become, "/usr/bin/python3", "-c", code]
+    return lab.vm.run(argv, check=False).returncode == 0
+
+
+def test_its_user_reaches_screens_and_nothing_else(proxy: Router, lab: Lab, screen: int) -> None:
+    assert opens(lab, WWW, screen)
+    with lab.manager.serve(7000):
+        for place in ((WWW, 80), ("198.51.100.53", 53), ("169.254.0.1", 7000)):
+            assert opens(lab, *place, user="root"), place
+            assert not opens(lab, *place), place
+    assert opens(lab, "127.0.0.1", console.STATUS_PORT, user="root")
+    assert not opens(lab, "127.0.0.1", console.STATUS_PORT)
+    assert proxy.count("sysvm: no screen") > 0
+    # Another network of hypervisors, and then that one again.
+    with proxy.changed({"console": {"networks": ["198.51.100.20/32"]}}):
+        assert not opens(lab, WWW, screen)
+    assert opens(lab, WWW, screen)
+
+
+def test_nobody_in_it_reaches_a_guest(proxy: Router, lab: Lab) -> None:
+    guest = lab.guests["vm1"]
+    settle(guest, VM1)
+    with guest.serve(5901), wire(guest) as cable:
+        for user in (console.USER, "root"):
+            assert not opens(lab, VM1, 5901, user=user)
+        assert not [frame for frame in frames(cable) if frame[6:12].hex(":") == ROUTER_MAC]
+        # Both the way there and the eye on it are in order: without the wall it is reached.
+        hole = ["OUTPUT", "-d", VM1, "-j", "ACCEPT"]
+        lab.vm.run(["iptables", "-I", *hole])
+        assert opens(lab, VM1, 5901, user="root")
+        assert [frame for frame in frames(cable) if frame[6:12].hex(":") == ROUTER_MAC]
+        lab.vm.run(["iptables", "-D", *hole])
+        assert not opens(lab, VM1, 5901, user="root")
+
+
+def test_another_port_ends_no_session(proxy: Router, lab: Lab, screen: int) -> None:
+    assert offer(proxy, "s2", screen) == 201
+    with browser(lab, "s2") as one:
+        assert one.stdout is not None
+        assert one.stdin is not None
+        assert one.stdout.readline() == b"web 1\n"
+        with proxy.changed({"console": {"port": 4443}}):
+            assert lab.internet.reaches(ADDRESS, 4443)
+            assert not lab.internet.reaches(ADDRESS, 443, timeout=0.5)
+            assert state(proxy, "s2") == "open"
+        assert lab.internet.reaches(ADDRESS, 443)
+        assert not lab.internet.reaches(ADDRESS, 4443, timeout=0.5)
+        assert state(proxy, "s2") == "open"
+        one.stdin.close()
+        wait_until(lambda: state(proxy, "s2") is None, 20, "the end")
 
 
 def test_faults_of_certificates_are_all_in_one_answer(proxy: Router) -> None:

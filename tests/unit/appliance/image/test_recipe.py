@@ -15,6 +15,7 @@ def folder(tmp_path: Path) -> Path:
         "more": {"package-list": "kmod # modules\ndnsmasq # DHCP\n", "element-deps": "deep\n"},
         "deep": {"masked-units": "a.timer # no\n", "left-out": "/a/* # y\n"},
         "less": {"package-list-without": "dnsmasq # not here\n"},
+        "files": {"package-list-bare": "novnc # its files\n"},
     }.items():
         (tmp_path / name).mkdir()
         for file, text in files.items():
@@ -43,6 +44,13 @@ def test_an_element_brings_those_that_it_depends_on_before_itself(folder: Path) 
 def test_an_element_can_take_packages_out(folder: Path) -> None:
     path = _recipe(folder, "root", "more", "less")
     assert recipe.read(path, elements_path=[folder]).packages == ("kmod", "systemd")
+
+
+def test_a_package_of_which_the_files_are_wanted_is_none_of_the_others(folder: Path) -> None:
+    read = recipe.read(_recipe(folder, "root", "files"), elements_path=[folder])
+    assert read.bare == ("novnc",)
+    assert read.packages == ("kmod", "systemd")
+    assert recipe.read().bare == ("novnc",)
 
 
 def test_an_exception_comes_after_the_rule_that_it_is_of(folder: Path) -> None:

@@ -5,124 +5,18 @@ credentials are kept nowhere but in the proxy's memory. What is pushed is checke
 types that a document is made of; the proxy itself is told only what has passed.
 """
 
-import enum
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any
 
 import pydantic
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from agent.api import problems
 from agent.api.problems import Refusal
 from agent.document import json as strict_json
+from agent.document.console_session import ConsoleSession, lint
 from agent.document.problems import validation_problems
-from agent.document.types import (
-    AnyAddress,
-    AnyNetwork,
-    Bool,
-    DomainName,
-    Int,
-    Pem,
-    PemKey,
-    PortNumber,
-    Secret,
-    Section,
-    Text,
-)
-from agent.engine.model import Problem
-
-_Name = Text(r"^[A-Za-z0-9][A-Za-z0-9 ._@:/+-]{0,127}$", max_length=128)
-_Shown = Text(r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]{0,128}$", max_length=128)
-_Path = Text(r"^/[!-~]{0,1023}$", max_length=1024)
-_Digest = Text(r"^[0-9a-f]{64}$", max_length=64)
-_Word = Text(r"^[\u0020-\u007e\u00a0-\u00ff]{0,1024}$", max_length=1024)
-
-
-class ScreenKind(enum.StrEnum):
-    """How a hypervisor's screen is reached."""
-
-    VNC = "vnc"
-    CONNECT = "connect"
-    WEBSOCKET = "websocket"
-
-
-class ClipboardWay(enum.StrEnum):
-    """Which way text may go."""
-
-    NONE = "none"
-    TO_GUEST = "to-guest"
-    FROM_GUEST = "from-guest"
-    BOTH = "both"
-
-
-class ConsoleTarget(Section):
-    """A hypervisor's screen; by its address, for nothing is resolved."""
-
-    kind: Annotated[
-        ScreenKind,
-        Field(description="VNC; after an HTTP CONNECT (XenServer); in a WebSocket (ESXi)."),
-    ] = ScreenKind.VNC
-    address: AnyAddress
-    port: PortNumber
-    path: Annotated[
-        str, _Path, Field(description="Of the CONNECT, or of the WebSocket with its ticket.")
-    ] = "/"
-    name: Annotated[
-        DomainName | None,
-        Field(description="The name in the hypervisor's certificate, where it is not the address."),
-    ] = None
-
-
-class ConsoleCredentials(Section):
-    """What the proxy shows the hypervisor on the user's behalf."""
-
-    username: Annotated[str, _Word, Secret()] = ""
-    password: Annotated[
-        str, _Word, Secret(), Field(description="VNC's, or XenServer's session.")
-    ] = ""
-    ca: Annotated[
-        Pem | None,
-        Field(description="Who signs the hypervisor's certificate; with it, TLS is demanded."),
-    ] = None
-    certificate: Annotated[Pem | None, Field(description="The proxy's own, for it.")] = None
-    key: PemKey | None = None
-
-
-class ConsolePolicy(Section):
-    """What a session may do. Seconds; 0 is without a limit."""
-
-    view_only: Bool = False
-    clipboard: ClipboardWay = ClipboardWay.BOTH
-    source: Annotated[
-        AnyNetwork | None, Field(description="Where the browser has to come from.")
-    ] = None
-    idle: Annotated[
-        Int, Field(ge=0, le=604800, description="Without anything from the user or the screen.")
-    ] = 1800
-    lifetime: Annotated[Int, Field(ge=0, le=604800, description="From the first opening.")] = 43200
-    resume: Annotated[
-        Int, Field(ge=0, le=3600, description="How long a lost browser is waited for.")
-    ] = 60
-
-
-class ConsoleSession(Section):
-    """One user's view of one VM."""
-
-    secret_sha256: Annotated[
-        str,
-        _Digest,
-        Field(description="SHA-256 of the one-time secret, of 43 characters in base64url."),
-    ]
-    vm: Annotated[str, _Name]
-    user: Annotated[str, _Name]
-    title: Annotated[str, _Shown, Field(description="What the page is called.")] = ""
-    target: ConsoleTarget
-    credentials: ConsoleCredentials = Field(default_factory=ConsoleCredentials)
-    policy: ConsolePolicy = Field(default_factory=ConsolePolicy)
-    valid: Annotated[
-        Int, Field(ge=1, le=600, description="Seconds that the secret waits for its browser.")
-    ] = 60
 
 
 @functools.cache
@@ -147,21 +41,8 @@ def session(name: str, body: bytes) -> dict[str, Any]:
     except pydantic.ValidationError as error:
         found = tuple(sorted(set(validation_problems(error))))
         raise Refusal(problems.SESSION_REFUSED, problems.count(found), problems=found) from error
-    wrong = tuple(_lint(given))
+    wrong = tuple(lint(given))
     if wrong:
         raise Refusal(problems.SESSION_REFUSED, problems.count(wrong), problems=wrong)
     plain: dict[str, Any] = _adapter().dump_python(given, mode="json", exclude_none=True)
     return plain | {"id": name}
-
-
-def _lint(given: ConsoleSession) -> Iterator[Problem]:
-    if given.target.kind is not ScreenKind.VNC:
-        if given.target.path == "/":
-            yield Problem("/target/path", "is missing", f"{given.target.kind} is by a path")
-        if given.credentials.ca is None:
-            yield Problem("/credentials/ca", "is missing", f"{given.target.kind} is over TLS")
-    if (given.credentials.certificate is None) is not (given.credentials.key is None):
-        missing = "key" if given.credentials.key is None else "certificate"
-        yield Problem(f"/credentials/{missing}", "is missing", "both belong together")
-    if given.credentials.certificate is not None and given.credentials.ca is None:
-        yield Problem("/credentials/ca", "is missing", "a certificate is shown over TLS")

@@ -8,7 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # What the lab and the builder call, and what compiles the one package that has no wheel.
-# None of them brings a daemon that starts: those of the VM run in the VM alone.
+# None of them brings a daemon that starts: those of the VM run in the VM alone, and PostgreSQL is
+# told not to make the cluster that it would start.
 PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset iproute2 iptables \
 	iputils-ping libc6-dev mmdebstrap nftables nmap openssh-client openssl procps python3-dev \
 	systemd-container tcpdump util-linux
@@ -17,6 +18,8 @@ PACKAGES += dosfstools e2fsprogs fdisk genisoimage gnupg mount mtools ovmf qemu-
 	qemu-utils sudo zstd
 # What the console proxy's tests have as a hypervisor's screen.
 PACKAGES += tigervnc-standalone-server
+# What the manager's tests have as a second database.
+PACKAGES += postgresql
 # Without what it asks for (numpy, redis, requests, jwcrypto) and nothing of ours uses.
 WEBSOCKIFY := 'websockify>=0.13,<0.14'
 # Debian and Ubuntu take the tools for virtual environments out of Python's package.
@@ -91,6 +94,9 @@ clean: ## Remove what was made here (not labs that are up, nor the cached root f
 			echo "missing packages: run 'apt-get install$$missing' as root"; exit 1; \
 		fi; \
 		export DEBIAN_FRONTEND=noninteractive; \
+		test -e /etc/postgresql-common/createcluster.conf \
+			|| { mkdir -p /etc/postgresql-common; echo 'create_main_cluster = false' \
+				> /etc/postgresql-common/createcluster.conf; }; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
 	fi
 	@touch $@

@@ -1,0 +1,426 @@
+"""Console proxies in the database: which there are, what they report, when they fall silent.
+
+Whether a proxy is available is what the rows say, and no clock is asked: silence is noted by a
+manager that has listened long enough, its end by a report. Whatever makes a proxy available runs
+within `Database.returning`, and ends those of its sessions whose VM has gone elsewhere meanwhile.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, or_, select, update
+
+from appliance.manager.assign import Condition, Proxy
+from appliance.manager.tables import proxies, sessions
+
+LEASE = 6.0  # seconds that a manager may follow a proxy without saying so again
+MOVED = "the VM's console is at another proxy now"
+GONE = "gone from its proxy"
+LOST = "its proxy fell silent, and did not come back"
+SETTLE = 10.0  # seconds before a session that a report lacks is taken for gone
+
+
+class NoSuchProxy(LookupError):
+    """There is no proxy of that name."""
+
+
+class InUse(ValueError):
+    """The proxy has sessions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A proxy as it is registered."""
+
+    name: str
+    zone: str
+    agent: str
+    server_name: str
+    link: str
+    soft: int
+    hard: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyRow:
+    """A proxy as it is told. `fault` is why its reports cannot be followed."""
+
+    name: str
+    zone: str
+    agent: str
+    link: str
+    condition: Condition
+    load: int
+    soft: int
+    hard: int
+    position: int
+    reported: float | None
+    watcher: str
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A session as its proxy reports it."""
+
+    id: str
+    state: str
+    source: str
+    opened_ago: float | None
+    input_ago: float | None
+    to_guest: int
+    from_guest: int
+    connections: int
+    resume_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a proxy says of itself: all its sessions, and why some ended since the last report."""
+
+    draining: bool
+    cap: int
+    sessions: Sequence[Reported]
+    ended: Mapping[str, str]
+
+
+# -- registration ------------------------------------------------------------------------------
+
+
+def register(connection: Connection, given: Registration) -> bool:
+    """Take a proxy in, or change it; is it a new one? A new one is silent until it reports."""
+    values = {name: getattr(given, name) for name in Registration.__slots__}
+    known = connection.execute(
+        update(proxies).where(proxies.c.name == given.name).values(**values)
+    ).rowcount
+    if known:
+        return False
+    connection.execute(
+        insert(proxies).values(
+            **values,
+            draining=False,
+            drained_there=False,
+            up=False,
+            foreign_load=0,
+            watcher="",
+            watched_until=0.0,
+            fault="",
+        )
+    )
+    return True
+
+
+def forget(connection: Connection, name: str) -> None:
+    """Let go of a proxy. Raises NoSuchProxy, and InUse while it has sessions."""
+    _lock(connection, name)
+    if live_on(connection, name):
+        raise InUse(name)
+    connection.execute(delete(proxies).where(proxies.c.name == name))
+
+
+def _lock(connection: Connection, name: str) -> Row[tuple[object, ...]]:
+    row = connection.execute(
+        select(proxies).where(proxies.c.name == name).with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise NoSuchProxy(name)
+    return row
+
+
+# -- as assignment sees them -------------------------------------------------------------------
+
+
+def condition(row: Row[tuple[object, ...]]) -> Condition:
+    """Whether it may be given sessions."""
+    if not row.up:
+        return Condition.SILENT
+    return Condition.DRAINING if row.draining or row.drained_there else Condition.RUNNING
+
+
+def caps(row: Row[tuple[object, ...]]) -> tuple[int, int]:
+    """The soft and the hard cap: the proxy itself enforces one, too."""
+    hard = row.hard if row.cap is None else min(row.hard, row.cap)
+    return min(row.soft, hard), hard
+
+
+def as_candidate(row: Row[tuple[object, ...]], load: int) -> Proxy:
+    """A row as assignment wants it."""
+    soft, hard = caps(row)
+    return Proxy(
+        name=row.name,
+        zone=row.zone,
+        load=load + row.foreign_load,
+        soft=soft,
+        hard=hard,
+        condition=condition(row),
+        position=row.position,
+    )
+
+
+def everyone(connection: Connection) -> Iterator[tuple[Row[tuple[object, ...]], int]]:
+    """Every proxy, and how many sessions of ours it has."""
+    counted = connection.execute(
+        select(sessions.c.proxy, func.count())
+        .where(sessions.c.ended.is_(None))
+        .group_by(sessions.c.proxy)
+    )
+    loads = {name: load for name, load in counted}  # noqa: C416 - a row is not a pair to mypy
+    for row in connection.execute(select(proxies).order_by(proxies.c.position, proxies.c.name)):
+        yield row, loads.get(row.name, 0)
+
+
+def rows(connection: Connection) -> tuple[ProxyRow, ...]:
+    """Every proxy, as it is told."""
+
+    def told(row: Row[tuple[object, ...]], load: int) -> ProxyRow:
+        soft, hard = caps(row)
+        return ProxyRow(
+            name=row.name,
+            zone=row.zone,
+            agent=row.agent,
+            link=row.link,
+            condition=condition(row),
+            load=load + row.foreign_load,
+            soft=soft,
+            hard=hard,
+            position=row.position,
+            reported=row.reported,
+            watcher=row.watcher,
+            fault=row.fault,
+        )
+
+    return tuple(told(row, load) for row, load in everyone(connection))
+
+
+def row_of(connection: Connection, name: str) -> ProxyRow:
+    """One of them. Raises NoSuchProxy."""
+    for row in rows(connection):
+        if row.name == name:
+            return row
+    raise NoSuchProxy(name)
+
+
+def live_on(connection: Connection, name: str) -> tuple[str, ...]:
+    """The sessions that are on a proxy."""
+    found = connection.execute(
+        select(sessions.c.id)
+        .where(sessions.c.proxy == name, sessions.c.ended.is_(None))
+        .order_by(sessions.c.id)
+    )
+    return tuple(found.scalars())
+
+
+# -- following ---------------------------------------------------------------------------------
+
+
+def claim(connection: Connection, manager: str, now: float, share: int) -> tuple[str, ...]:
+    """The proxies that this manager follows from now on, `share` new ones at most.
+
+    A proxy is followed by one manager, and by another where that has not said so for a while.
+    """
+    mine = update(proxies).values(watcher=manager, watched_until=now + LEASE)
+    connection.execute(mine.where(proxies.c.watcher == manager, proxies.c.watched_until >= now))
+    free = select(proxies.c.name).where(proxies.c.watched_until < now).order_by(proxies.c.name)
+    for name in connection.execute(free.limit(share)).scalars().all():
+        connection.execute(mine.where(proxies.c.name == name, proxies.c.watched_until < now))
+    held = select(proxies.c.name).where(proxies.c.watcher == manager)
+    return tuple(connection.execute(held.where(proxies.c.watched_until >= now)).scalars())
+
+
+def release(connection: Connection, manager: str) -> None:
+    """Leave all of them to other managers."""
+    connection.execute(
+        update(proxies).where(proxies.c.watcher == manager).values(watched_until=0.0)
+    )
+
+
+def note_fault(connection: Connection, name: str, fault: str) -> None:
+    """Remember why it cannot be followed; empty where it can."""
+    connection.execute(
+        update(proxies)
+        .where(proxies.c.name == name, proxies.c.fault != fault)
+        .values(fault=fault[:500])
+    )
+
+
+# -- what they report --------------------------------------------------------------------------
+
+
+def returns(connection: Connection, name: str, report: Report) -> bool:
+    """Would this report make the proxy available? Then it is taken within `returning`."""
+    row = connection.execute(select(proxies).where(proxies.c.name == name)).one_or_none()
+    if row is None:
+        return False
+    return not row.up or (row.drained_there and not report.draining)
+
+
+def take_report(
+    connection: Connection, name: str, report: Report, now: float, *, alone: bool
+) -> tuple[str, ...] | None:
+    """Bring a proxy's sessions up to date; those that it has to be told to end.
+
+    None, with nothing done, where the proxy would become available and the transaction is not
+    `alone` (within `returning`). Raises NoSuchProxy.
+    """
+    row = _lock(connection, name)
+    available = row.up and not row.draining and not row.drained_there
+    becomes = not available and not row.draining and not report.draining
+    if becomes and not alone:
+        return None
+    ours = {
+        one.id: one
+        for one in connection.execute(
+            select(sessions).where(sessions.c.proxy == name, sessions.c.ended.is_(None))
+        )
+    }
+    strangers = _strangers(connection, report, ours)
+    connection.execute(
+        update(proxies)
+        .where(proxies.c.name == name)
+        .values(
+            up=True,
+            drained_there=report.draining,
+            reported=now,
+            cap=report.cap,
+            foreign_load=len(report.sessions) - _known(report, ours) - len(strangers),
+        )
+    )
+    for one in report.sessions:
+        if one.id in ours:
+            _bring_up_to_date(connection, ours[one.id], one, now)
+    here = {one.id for one in report.sessions}
+    for identity, known in ours.items():
+        if identity not in here and (identity in report.ended or known.placed < now - SETTLE):
+            end(connection, identity, report.ended.get(identity, GONE), now)
+    return (*strangers, *(reunite(connection, name, now) if becomes else ()))
+
+
+def _known(report: Report, ours: Iterable[str]) -> int:
+    known = set(ours)
+    return sum(one.id in known for one in report.sessions)
+
+
+def _strangers(
+    connection: Connection, report: Report, ours: Mapping[str, object]
+) -> tuple[str, ...]:
+    """Sessions of ours that the proxy has, and should not have any more."""
+    unknown = [one.id for one in report.sessions if one.id not in ours]
+    found: list[str] = []
+    for start in range(0, len(unknown), 500):
+        part = unknown[start : start + 500]
+        found += connection.execute(select(sessions.c.id).where(sessions.c.id.in_(part))).scalars()
+    return tuple(sorted(found))
+
+
+def _bring_up_to_date(
+    connection: Connection, known: Row[tuple[object, ...]], said: Reported, now: float
+) -> None:
+    def at(ago: float | None, before: float | None) -> float | None:
+        if ago is None:
+            return before
+        moment = now - ago
+        return before if before is not None and abs(before - moment) < 1 else moment
+
+    new = {
+        "state": said.state,
+        "source": said.source,
+        "opened": at(said.opened_ago, known.opened),
+        "last_input": at(said.input_ago, known.last_input),
+        "to_guest": said.to_guest,
+        "from_guest": said.from_guest,
+        "connections": said.connections,
+        "resume_sha256": said.resume_sha256,
+    }
+    changed = {name: value for name, value in new.items() if getattr(known, name) != value}
+    if changed:
+        connection.execute(
+            update(sessions)
+            .where(sessions.c.id == known.id, sessions.c.ended.is_(None))
+            .values(**changed)
+        )
+
+
+def reunite(connection: Connection, name: str, now: float) -> tuple[str, ...]:
+    """End this proxy's sessions of VMs that have sessions at another one that is available."""
+    other = sessions.alias("other")
+    elsewhere = (
+        select(other.c.id)
+        .join(proxies, proxies.c.name == other.c.proxy)
+        .where(
+            other.c.vm == sessions.c.vm,
+            other.c.ended.is_(None),
+            other.c.proxy != name,
+            proxies.c.up,
+            ~proxies.c.draining,
+            ~proxies.c.drained_there,
+        )
+    )
+    split = connection.execute(
+        select(sessions.c.id)
+        .where(sessions.c.proxy == name, sessions.c.ended.is_(None), exists(elsewhere))
+        .order_by(sessions.c.id)
+    ).scalars()
+    over = tuple(split)
+    for identity in over:
+        end(connection, identity, MOVED, now)
+    return over
+
+
+def end(connection: Connection, identity: str, why: str, now: float) -> bool:
+    """A session is over; was it not yet?"""
+    return bool(
+        connection.execute(
+            update(sessions)
+            .where(sessions.c.id == identity, sessions.c.ended.is_(None))
+            .values(state="ended", ended=now, why=why)
+        ).rowcount
+    )
+
+
+# -- silence and drains ------------------------------------------------------------------------
+
+
+def silence(connection: Connection, now: float, after: float) -> tuple[str, ...]:
+    """Note those that have not reported for so many seconds."""
+    found = connection.execute(
+        update(proxies)
+        .where(proxies.c.up, proxies.c.reported < now - after)
+        .values(up=False)
+        .returning(proxies.c.name)
+    )
+    return tuple(sorted(found.scalars()))
+
+
+def give_up(connection: Connection, now: float, after: float) -> tuple[str, ...]:
+    """End the sessions of those that have been silent for so long that nobody comes back."""
+    dead = select(proxies.c.name).where(
+        and_(~proxies.c.up, or_(proxies.c.reported.is_(None), proxies.c.reported < now - after))
+    )
+    found = connection.execute(
+        update(sessions)
+        .where(sessions.c.ended.is_(None), sessions.c.proxy.in_(dead))
+        .values(state="ended", ended=now, why=LOST)
+        .returning(sessions.c.id)
+    )
+    return tuple(sorted(found.scalars()))
+
+
+def drain(connection: Connection, name: str) -> tuple[str, ...]:
+    """Give it no sessions any more; those that it has. Raises NoSuchProxy."""
+    _lock(connection, name)
+    connection.execute(update(proxies).where(proxies.c.name == name).values(draining=True))
+    return live_on(connection, name)
+
+
+def undrain(connection: Connection, name: str, now: float) -> tuple[str, ...]:
+    """Give it sessions again (within `returning`); those that it has to be told to end.
+
+    Raises NoSuchProxy.
+    """
+    row = _lock(connection, name)
+    # What it last reported of a drain is over with this one.
+    connection.execute(
+        update(proxies).where(proxies.c.name == name).values(draining=False, drained_there=False)
+    )
+    return reunite(connection, name, now) if row.up else ()

@@ -1,0 +1,212 @@
+"""Console sessions in the database: each has its place on a proxy before anybody hears of it.
+
+    reserved --offered to the proxy--> offered --the browser comes--> open <--> waiting
+        |                                 |                             |
+        +---------------------------------+-----------------------------+--> ended (why)
+
+A reservation counts against the proxy's caps from the moment that it is committed, so that caps
+hold however many managers place sessions at once. What a proxy reports moves it on.
+"""
+
+import enum
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+
+from appliance.manager import proxies as places
+from appliance.manager.assign import Candidate, Order, Reason, candidates
+from appliance.manager.tables import proxies, sessions
+
+NOT_OFFERED = "the manager ended before it was offered to its proxy"
+_LOOKS = 3  # times that a choice is made again because its proxy has just become unavailable
+
+
+class State(enum.StrEnum):
+    """Where a session is."""
+
+    RESERVED = "reserved"  # it has its place
+    OFFERED = "offered"  # the proxy waits for its browser
+    OPEN = "open"
+    WAITING = "waiting"  # the browser is lost, and may come back
+    ENDED = "ended"
+
+
+class NoSuchSession(LookupError):
+    """There is no session of that name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A session that is to be placed. `sealed` is its target, credentials and policy."""
+
+    id: str
+    vm: str
+    user: str
+    title: str
+    zone: str
+    creator: str
+    secret_sha256: str
+    sealed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a session was placed."""
+
+    proxy: str
+    agent: str
+    server_name: str
+    link: str
+    again: bool  # because the VM has another session there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """A session as it is told; times are seconds since the epoch."""
+
+    id: str
+    vm: str
+    user: str
+    title: str
+    zone: str
+    proxy: str
+    state: State
+    creator: str
+    created: float
+    opened: float | None
+    last_input: float | None
+    source: str
+    to_guest: int
+    from_guest: int
+    connections: int
+    ended: float | None
+    why: str
+
+
+# -- placing -----------------------------------------------------------------------------------
+
+
+def reserve(
+    connection: Connection,
+    wanted: Wanted,
+    now: float,
+    *,
+    order: Order = Order.LEAST_LOADED,
+    without: Collection[str] = (),
+) -> Place | Reason:
+    """Give a session its place, within `Database.placing` of its VM; or why there is none."""
+    reason = Reason.FULL
+    for _ in range(_LOOKS):
+        all_of_them = [places.as_candidate(*found) for found in places.everyone(connection)]
+        found = candidates(all_of_them, there(connection, wanted.vm), wanted.zone, order, without)
+        if isinstance(found, Reason):
+            return found
+        for candidate in found:
+            place = _take(connection, candidate, wanted, now)
+            if place is not None:
+                return place
+        reason = Reason.FULL_THERE if found[0].again else Reason.FULL
+    return reason
+
+
+def there(connection: Connection, vm: str) -> frozenset[str]:
+    """The proxies on which a VM has sessions."""
+    found = select(sessions.c.proxy).where(sessions.c.vm == vm, sessions.c.ended.is_(None))
+    return frozenset(connection.execute(found.distinct()).scalars())
+
+
+def _take(connection: Connection, candidate: Candidate, wanted: Wanted, now: float) -> Place | None:
+    """Take a place on this proxy, unless that has just changed or become full."""
+    row = connection.execute(
+        select(proxies).where(proxies.c.name == candidate.proxy).with_for_update()
+    ).one_or_none()
+    if row is None:
+        return None
+    load = connection.execute(
+        select(func.count()).where(sessions.c.proxy == candidate.proxy, sessions.c.ended.is_(None))
+    ).scalar_one()
+    now_is = places.as_candidate(row, load)
+    limit = now_is.hard if candidate.again else now_is.soft
+    if not now_is.available or now_is.load >= limit:
+        return None
+    connection.execute(
+        insert(sessions).values(
+            **{name: getattr(wanted, name) for name in Wanted.__slots__},
+            proxy=row.name,
+            state=State.RESERVED.value,
+            resume_sha256="",
+            created=now,
+            placed=now,
+            source="",
+            to_guest=0,
+            from_guest=0,
+            connections=0,
+            why="",
+        )
+    )
+    return Place(
+        proxy=row.name,
+        agent=row.agent,
+        server_name=row.server_name,
+        link=row.link,
+        again=candidate.again,
+    )
+
+
+def offered(connection: Connection, identity: str) -> bool:
+    """The proxy has taken it in; False where it was ended meanwhile, or a report said so."""
+    return bool(
+        connection.execute(
+            update(sessions)
+            .where(sessions.c.id == identity, sessions.c.state == State.RESERVED.value)
+            .values(state=State.OFFERED.value)
+        ).rowcount
+    )
+
+
+def expire(connection: Connection, now: float, after: float) -> tuple[str, ...]:
+    """End reservations that nobody has offered, for their manager has died."""
+    found = connection.execute(
+        update(sessions)
+        .where(sessions.c.state == State.RESERVED.value, sessions.c.placed < now - after)
+        .values(state=State.ENDED.value, ended=now, why=NOT_OFFERED)
+        .returning(sessions.c.id)
+    )
+    return tuple(sorted(found.scalars()))
+
+
+# -- telling -----------------------------------------------------------------------------------
+
+_TOLD = tuple(sessions.c[name] for name in SessionRow.__slots__)
+
+
+def listed(
+    connection: Connection,
+    *,
+    vm: str | None = None,
+    user: str | None = None,
+    proxy: str | None = None,
+    ended: bool = False,
+    limit: int = 1000,
+) -> tuple[SessionRow, ...]:
+    """Sessions that are, or those that were; the newest first."""
+    over = sessions.c.ended.is_not(None) if ended else sessions.c.ended.is_(None)
+    query = select(*_TOLD).where(over).order_by(sessions.c.created.desc(), sessions.c.id)
+    for column, value in ((sessions.c.vm, vm), (sessions.c.user, user), (sessions.c.proxy, proxy)):
+        if value is not None:
+            query = query.where(column == value)
+    return tuple(map(_row, connection.execute(query.limit(limit)).mappings()))
+
+
+def get(connection: Connection, identity: str) -> SessionRow:
+    """One of them. Raises NoSuchSession."""
+    query = select(*_TOLD).where(sessions.c.id == identity)
+    found = connection.execute(query).mappings().one_or_none()
+    if found is None:
+        raise NoSuchSession(identity)
+    return _row(found)
+
+
+def _row(values: RowMapping) -> SessionRow:
+    return SessionRow(**{**values, "state": State(values["state"])})

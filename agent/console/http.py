@@ -107,6 +107,7 @@ class Offer:
     binary: bool
     secret: str | None
     resume: bytes  # the SHA-256 of what it will come back with, or nothing
+    policy: bool = False  # does it want to be told what it may do?
 
 
 def is_upgrade(request: Request) -> bool:
@@ -142,7 +143,7 @@ def parse_offer(names: Collection[str]) -> Offer:
         import binascii
 
         resume = binascii.a2b_base64(resumes[0].replace("-", "+").replace("_", "/") + "=")
-    return Offer("binary" in names, secrets[0] if secrets else None, resume)
+    return Offer("binary" in names, secrets[0] if secrets else None, resume, "policy" in names)
 
 
 def check_place(

@@ -1,12 +1,14 @@
 """The page and noVNC, from memory: a fixed map, so that no path of a client reaches a disk."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.console import http
 from agent.console.http import Request
+from agent.console.sessions import Session
 
 _OWN = Path(__file__).with_name("page")
 _TYPES = {
@@ -52,10 +54,22 @@ def _files(folder: Path) -> list[tuple[str, Page]]:
     return found
 
 
+def told(session: Session) -> bytes:
+    """What the page is told of its session, so that it offers nothing that it cannot have."""
+    policy = session.policy
+    may = {
+        "view_only": policy.view_only,
+        "to_guest": policy.clipboard.to_guest,
+        "from_guest": policy.clipboard.from_guest,
+        "keyboard": policy.keyboard,
+    }
+    return json.dumps(may).encode()
+
+
 def policy(framed_by: Sequence[str]) -> str:
     """What the page may load, whom it may ask, and who may show it in a frame."""
     return (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
         "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
         f"frame-ancestors {' '.join(framed_by) or chr(39) + 'none' + chr(39)}"
     )

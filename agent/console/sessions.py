@@ -65,6 +65,7 @@ class Policy:
     idle: float = 1800.0  # without anything from the user and from the screen
     lifetime: float = 43200.0  # from the first opening
     resume: float = 60.0  # how long a lost browser is waited for
+    keyboard: str = ""  # of the guest, where the page is to know it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,14 @@ def put_header(buffer: bytearray | memoryview, length: int) -> int:
     return HEADROOM - 10
 
 
+def text_frame(data: bytes) -> bytes:
+    """A short text from the server: no RFB, all of which is binary."""
+    length = len(data)
+    if length < 126:
+        return struct.pack(">BB", 0x81, length) + data
+    return struct.pack(">BBH", 0x81, 126, length) + data
+
+
 def masked(data: bytes, mask: bytes) -> bytes:
     """`data` with a mask put on or taken off: as one large number, which C does."""
     length = len(data)

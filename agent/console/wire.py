@@ -34,6 +34,7 @@ def session(value: Mapping[str, Any]) -> Session:
             idle=policy.get("idle", usual.idle),
             lifetime=policy.get("lifetime", usual.lifetime),
             resume=policy.get("resume", usual.resume),
+            keyboard=policy.get("keyboard", usual.keyboard),
         ),
         valid=value.get("valid", 60.0),
     )
@@ -63,6 +64,7 @@ def unsession(one: Session) -> dict[str, Any]:
             "idle": policy.idle,
             "lifetime": policy.lifetime,
             "resume": policy.resume,
+            "keyboard": policy.keyboard,
         },
         "valid": one.valid,
     }

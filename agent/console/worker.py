@@ -406,6 +406,8 @@ class Worker:
                 raise Unreachable(why(error) or "") from error
             async with asyncio.timeout(_OPEN_TIME):
                 await browser.run(handshake.let_in(version))
+                if offer.policy:
+                    await browser.channel.write(websocket.text_frame(pages.told(session)))
                 await browser.write(init.encoded(session.title))
         except Unreachable as error:
             self._close_screen(screen)

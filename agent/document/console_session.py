@@ -48,6 +48,32 @@ class ClipboardWay(enum.StrEnum):
     BOTH = "both"
 
 
+class GuestKeyboard(enum.StrEnum):
+    """Keyboards that the page has (`agent/console/page/layouts.js`)."""
+
+    US = "us"
+    UK = "uk"
+    DE = "de"
+    CH = "ch"
+    FR = "fr"
+    BE = "be"
+    ES = "es"
+    LATAM = "latam"
+    IT = "it"
+    PT = "pt"
+    BR = "br"
+    DK = "dk"
+    NO = "no"
+    SE = "se"
+    FI = "fi"
+    NL = "nl"
+    PL = "pl"
+    CZ = "cz"
+    HU = "hu"
+    TR = "tr"
+    JP = "jp"
+
+
 class ConsoleTarget(Section):
     """A hypervisor's screen; by its address, for nothing is resolved."""
 
@@ -96,6 +122,12 @@ class ConsolePolicy(Section):
     resume: Annotated[
         Int, Field(ge=0, le=3600, description="How long a lost browser is waited for.")
     ] = 60
+    keyboard: Annotated[
+        GuestKeyboard | None,
+        Field(
+            description="The guest's keyboard: text is typed as on it. Without, the user chooses."
+        ),
+    ] = None
 
 
 class ConsoleSession(Section):

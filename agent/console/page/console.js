@@ -2,12 +2,16 @@
 // comes back by itself with a secret of its own making when the connection is lost.
 
 import RFB from "/novnc/core/rfb.js";
+import { Keys } from "./keyboard.js";
+import { Panels } from "./panels.js";
 
 const RETRY = [500, 1000, 2000, 4000, 8000, 8000, 8000, 8000];  // milliseconds
 // Closed for good: by the user, by policy or management, because the hypervisor's screen is gone.
 const FINAL = new Set([1000, 1002, 1003, 1008, 1009, 1011]);
+const AGAIN = "A link opens once, within a minute or so, and from where it was asked for.";
 const screen = document.getElementById("screen");
 const state = document.getElementById("state");
+const panels = new Panels();
 let rfb = null;
 let secret = new URLSearchParams(location.hash.slice(1)).get("s");
 let tries = 0;
@@ -20,15 +24,20 @@ function base64url(bytes) {
     return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 }
 
-function say(text, bad) {
+// Where it is: "waiting", "connected" or "ended".
+function say(where, text, hint = "") {
+    document.body.classList.toggle("connected", where === "connected");
+    document.body.classList.toggle("ended", where === "ended");
     state.textContent = text;
-    state.classList.toggle("bad", Boolean(bad));
+    state.classList.toggle("bad", where === "ended");
+    document.getElementById("reason").textContent = text;
+    document.getElementById("hint").textContent = hint;
 }
 
 async function open() {
     told = "";
     const back = base64url(crypto.getRandomValues(new Uint8Array(32)));
-    const protocols = ["binary", `secret.${secret}`];
+    const protocols = ["binary", "policy", `secret.${secret}`];
     if (crypto.subtle) {  // which a page without TLS has not; then a lost console is over
         const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(back));
         protocols.push(`resume.${base64url(new Uint8Array(digest))}`);
@@ -37,12 +46,19 @@ async function open() {
     const socket = new WebSocket(`${scheme}//${location.host}/socket`, protocols);
     let end = { code: 1006, reason: "" };  // noVNC does not tell how it ended
     socket.addEventListener("close", (event) => { end = event; });
+    socket.addEventListener("message", (event) => {
+        if (typeof event.data === "string") {  // the policy; all of RFB is binary
+            event.stopImmediatePropagation();
+            panels.allow(JSON.parse(event.data));
+        }
+    });
     rfb = new RFB(screen, socket);
-    rfb.scaleViewport = true;
+    panels.attach(rfb, new Keys(rfb));
     rfb.addEventListener("connect", () => {
         secret = crypto.subtle ? back : null;
         tries = 0;
-        say("connected");
+        say("connected", "connected");
+        panels.enable(true);
         rfb.focus();
     });
     rfb.addEventListener("desktopname", (event) => {
@@ -54,22 +70,20 @@ async function open() {
     });
     rfb.addEventListener("disconnect", () => {
         rfb = null;
+        panels.enable(false);
         if (told || FINAL.has(end.code)) {
-            say(told || end.reason || "The console is closed.", Boolean(told || end.reason));
+            say("ended", told || end.reason || "The console is closed.", AGAIN);
         } else if (secret === null || tries >= RETRY.length) {
-            say("The console is closed.", true);
+            say("ended", "The connection was lost. Open the console again.", AGAIN);
         } else {
-            say("The connection was lost; trying again …", true);
+            say("waiting", "The connection was lost; coming back …", end.reason);
             setTimeout(open, RETRY[tries++]);
         }
     });
 }
 
-document.getElementById("cad").addEventListener("click", () => rfb && rfb.sendCtrlAltDel());
-document.getElementById("fullscreen").addEventListener("click", () => screen.requestFullscreen());
-
 if (secret) {
     open();
 } else {
-    say("This console link is not complete. Open the console again.", true);
+    say("ended", "This console link is not complete. Open the console again.", AGAIN);
 }

@@ -2,11 +2,12 @@
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ class Chromium:
         to_read, to_write = os.pipe(), os.pipe()
 
         def arrange() -> None:
-            os.dup2(to_read[0], 3)
-            os.dup2(to_write[1], 4)
+            ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_read[0], to_write[1])]
+            os.dup2(ends[0], 3)
+            os.dup2(ends[1], 4)
 
         self._process = subprocess.Popen(
             (
@@ -80,13 +82,40 @@ class Chromium:
 
     def value(self, expression: str) -> Any:
         """What an expression is in the page."""
-        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        answer = self.ask(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         return answer["result"].get("value")
 
-    def type(self, text: str) -> None:
-        """Press keys."""
+    def press(self, button: str) -> None:
+        """Click what has this id."""
+        assert self.value(f"document.getElementById('{button}').checkVisibility()"), button
+        self.value(f"document.getElementById('{button}').click()")
+
+    def text(self, name: str) -> str:
+        """What is written in what has this id."""
+        return str(self.value(f"document.getElementById('{name}').textContent"))
+
+    def seen(self, name: str) -> bool:
+        """Is what has this id on the page, for whoever looks at it?"""
+        return bool(self.value(f"document.getElementById('{name}').checkVisibility()"))
+
+    def size(self, width: int, height: int) -> None:
+        """Make the window as large as this."""
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+
+    def type(self, text: str, codes: Mapping[str, str] | None = None) -> None:
+        """Press keys; `codes` says which ones, where it matters."""
         for character in text:
             key = {"key": "Enter", "code": "Enter"} if character == "\n" else {"key": character}
+            if codes and character in codes:
+                key["code"] = codes[character]
             given = "\r" if character == "\n" else character
             code = 13 if character == "\n" else ord(character.upper())
             for kind in ("keyDown", "keyUp"):

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import signal
 import socket
 import ssl
 import struct
@@ -100,6 +101,22 @@ class Screen:
         self.sockets.append(sock)
         while data := sock.recv(65536):
             self.heard += data
+
+    @property
+    def keys(self) -> list[tuple[int, bool]]:
+        """The symbols of the keys that were pressed (True) and let go, in what was heard."""
+        found, data = [], self.heard
+        while data:
+            if data[0] == 4 and len(data) >= 8:
+                found.append((int.from_bytes(data[4:8]), bool(data[1])))
+            length = {0: 20, 3: 10, 4: 8, 5: 6}.get(data[0])
+            if data[0] == 2:
+                length = 4 + 4 * int.from_bytes(data[2:4])
+            elif data[0] == 6:
+                length = 8 + int.from_bytes(data[4:8])
+            assert length is not None, data[:20]
+            data = data[length:]
+        return found
 
     def say(self, data: bytes) -> None:
         """Tell the last browser."""
@@ -286,6 +303,14 @@ class Proxy:
     def session(self, name: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self.ask({"op": "get", "id": name}).get("session")
         return found
+
+
+def reloaded(proxy: Proxy, witness: str, **changed: Any) -> None:
+    """Have the proxy go by other files, and wait until it does."""
+    proxy.write(witness=witness, **changed)
+    assert proxy.process is not None
+    proxy.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: proxy.ask({"op": "state"})["witnesses"] == [witness], 20, "a reload")
 
 
 def free_ports(count: int) -> list[int]:

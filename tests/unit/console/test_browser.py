@@ -1,84 +1,15 @@
 """The page in a real browser, with noVNC, in front of a real VNC server and a terminal in it."""
 
 import os
-import shutil
-import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from appliance.lab.wait import wait_until
-from tests.unit.console.chromium import PROGRAM, Chromium, browsing
-from tests.unit.console.rig import Proxy, free_ports, make, own_address, running
-
-NOVNC = Path(__file__).parents[3] / ".make/novnc/usr/share/novnc"
-XVNC, XTERM = shutil.which("Xtigervnc"), shutil.which("xterm")
-
-pytestmark = [
-    pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed"),
-    pytest.mark.skipif(XVNC is None or XTERM is None, reason="Xtigervnc or xterm is not installed"),
-    pytest.mark.skipif(not NOVNC.exists(), reason="noVNC is not there: make test-browser"),
-    pytest.mark.skipif(not own_address(), reason="the machine has no address but loopback's"),
-]
-
-
-@pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    proxy = make(tmp_path, "tls", novnc=str(NOVNC))
-    port = proxy.ports["tls"]
-    place = f"console.example:{port}"
-    proxy.write(hosts=[place], origins=[f"https://{place}"])
-    with running(proxy):
-        yield proxy
-
-
-@pytest.fixture
-def desktop(tmp_path: Path) -> Iterator[int]:
-    """A screen with a terminal that has the focus wherever the pointer is; its port."""
-    (port,) = free_ports(1)
-    number = port
-    assert XVNC is not None
-    assert XTERM is not None
-    server = subprocess.Popen(
-        (
-            *(XVNC, f":{number}", "-rfbport", str(port), "-interface", "0.0.0.0"),  # noqa: S104
-            *("-geometry", "640x400", "-depth", "24", "-SecurityTypes", "None"),
-            *("-nolisten", "tcp"),
-        ),
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    )
-    wait_until(lambda: f":{port:04X} " in Path("/proc/net/tcp").read_text(), 30, "Xvnc")
-    terminal = subprocess.Popen(
-        (XTERM, "-geometry", "100x30+0+0", "-bg", "navy", "-fg", "white", "-e", "sh"),
-        env={**os.environ, "DISPLAY": f":{number}", "PS1": "guest$ ", "HOME": str(tmp_path)},
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        yield port
-    finally:
-        for process in (terminal, server):
-            process.terminate()
-            process.wait(20)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Chromium]:
-    with browsing(tmp_path / "profile") as one:
-        yield one
-
-
-def link(proxy: Proxy, secret: str) -> str:
-    return f"https://console.example:{proxy.ports['tls']}/#s={secret}"
-
-
-def state(browser: Chromium) -> str:
-    return str(browser.value("document.getElementById('state')?.textContent"))
-
+from tests.unit.console.chromium import Chromium
+from tests.unit.console.conftest import link, opened, state
+from tests.unit.console.rig import Browser as Peer
+from tests.unit.console.rig import Proxy, Screen, TurnedAway, free_ports, reloaded, secret
 
 COLOURS = """(() => {
     const canvas = document.querySelector('#screen canvas');
@@ -100,65 +31,94 @@ def typed(browser: Chromium, text: str, there: Path) -> None:
 
 
 def test_a_desktop_is_seen_and_typed_into_through_everything(
-    proxy: Proxy, desktop: int, browser: Chromium, tmp_path: Path
+    page_proxy: Proxy, desktop: int, browser: Chromium, tmp_path: Path
 ) -> None:
-    browser.go(link(proxy, proxy.offer("s1", desktop)))
-    wait_until(lambda: state(browser) == "connected", 60, "a console")
+    opened(browser, page_proxy, page_proxy.offer("s1", desktop))
     wait_until(lambda: browser.value(COLOURS) > 1, 30, "the terminal's colour")
     assert browser.value("document.title") == "web 1"
-    assert browser.value("location.href").endswith(f":{proxy.ports['tls']}/")  # without the secret
+    place = f":{page_proxy.ports['tls']}/"
+    assert browser.value("location.href").endswith(place)  # without the secret
     typed(browser, "first", tmp_path / "one")
     if folder := os.environ.get("SYSVM_PICTURES"):
         browser.picture(Path(folder) / "console.png")
     # Another certificate, while it is open.
-    proxy.certify()
-    proxy.write(witness="second")
-    assert proxy.process is not None
-    proxy.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: proxy.ask({"op": "state"})["witnesses"] == ["second"], 20, "a reload")
+    page_proxy.certify()
+    reloaded(page_proxy, "second")
     typed(browser, "second", tmp_path / "two")
     # A drain: told to go, it comes back by itself.
-    proxy.ask({"op": "drain", "within": 0.1})
+    page_proxy.ask({"op": "drain", "within": 0.1})
 
     def back() -> bool:
-        live = proxy.session("s1")
+        live = page_proxy.session("s1")
         return live is not None and live["connections"] == 2 and live["state"] == "open"
 
     wait_until(back, 30, "a way back")
     wait_until(lambda: state(browser) == "connected", 30, "a console")
     typed(browser, "third", tmp_path / "three")
     # And the end, by management.
-    assert proxy.ask({"op": "delete", "id": "s1"}) == {"result": "ended"}
+    assert page_proxy.ask({"op": "delete", "id": "s1"}) == {"result": "ended"}
     wait_until(lambda: "ended by management" in state(browser), 30, "the end")
 
 
-@pytest.mark.parametrize("why", ["unknown", "used", "none"])
+NOT_VALID = "This console link is not valid (any more)."
+
+
+@pytest.mark.parametrize(
+    ("why", "told", "logged"),
+    [
+        ("unknown", NOT_VALID, "unknown secret"),
+        ("used", NOT_VALID, "secret used before"),
+        ("expired", NOT_VALID, "secret expired"),
+        ("foreign address", NOT_VALID, "foreign address"),
+        ("foreign proxy", NOT_VALID, "unknown secret"),
+        ("too many", "Too many attempts.", "too many wrong secrets"),
+        ("full", "This console proxy is full.", "proxy is full"),
+        ("none", "This console link is not complete.", None),
+    ],
+)
 def test_a_link_that_opens_nothing_says_why(
-    proxy: Proxy, desktop: int, browser: Chromium, why: str
+    page_proxy: Proxy,
+    screen: Screen,
+    browser: Chromium,
+    tmp_path: Path,
+    why: str,
+    told: str,
+    logged: str | None,
 ) -> None:
-    secret = proxy.offer("s1", desktop)
-    if why == "used":
-        browser.go(link(proxy, secret))
-        wait_until(lambda: state(browser) == "connected", 60, "a console")
+    policy = {"source": "192.0.2.7/32"} if why == "foreign address" else {}
+    valid = 0.0 if why == "expired" else 60.0
+    offered = page_proxy.offer("s1", screen.port, policy=policy, valid=valid)
     if why == "unknown":
-        secret = secret[::-1]
-    browser.go(link(proxy, "" if why == "none" else secret))
-    expected = "not complete" if why == "none" else "not valid (any more)"
-    wait_until(lambda: expected in state(browser), 60, "a reason")
+        offered = offered[::-1]
+    if why == "used":
+        opened(browser, page_proxy, offered)
+    if why == "foreign proxy":
+        offered = secret("pushed to another proxy")
+    if why == "too many":
+        for number in range(10):
+            with pytest.raises(TurnedAway):
+                Peer(page_proxy, offer=secret(f"guess {number}")).open()
+    if why == "full":
+        page_proxy.write(cap=0)
+        reloaded(page_proxy, "full")
+    browser.go(link(page_proxy, "" if why == "none" else offered))
+    wait_until(lambda: told in state(browser), 60, "a reason")
+    assert browser.value("document.getElementById('reason').textContent").startswith(told)
+    assert logged is None or f"is refused: {logged}" in page_proxy.log
+    assert offered not in page_proxy.log
     if folder := os.environ.get("SYSVM_PICTURES"):
-        browser.picture(Path(folder) / f"refused-{why}.png")
+        browser.picture(Path(folder) / f"refused-{why.replace(' ', '-')}.png")
 
 
-def test_a_hypervisor_that_is_not_there_is_told(proxy: Proxy, browser: Chromium) -> None:
+def test_a_hypervisor_that_is_not_there_is_told(page_proxy: Proxy, browser: Chromium) -> None:
     (port,) = free_ports(1)
-    browser.go(link(proxy, proxy.offer("s1", port)))
+    browser.go(link(page_proxy, page_proxy.offer("s1", port)))
     wait_until(lambda: "cannot be reached: Connection refused" in state(browser), 60, "a reason")
 
 
 def test_a_page_that_is_loaded_again_has_forgotten_its_secret(
-    proxy: Proxy, desktop: int, browser: Chromium
+    page_proxy: Proxy, desktop: int, browser: Chromium
 ) -> None:
-    browser.go(link(proxy, proxy.offer("s1", desktop)))
-    wait_until(lambda: state(browser) == "connected", 60, "a console")
+    opened(browser, page_proxy, page_proxy.offer("s1", desktop))
     browser.ask("Page.reload")
     wait_until(lambda: "not complete" in state(browser), 60, "a reason")

@@ -16,8 +16,8 @@ PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset
 # What builds an image, unpacks one, and boots it.
 PACKAGES += dosfstools e2fsprogs fdisk genisoimage gnupg mount mtools ovmf qemu-system-x86 \
 	qemu-utils sudo zstd
-# What the console proxy's tests have as a hypervisor's screen.
-PACKAGES += tigervnc-standalone-server
+# What the console proxy has as a hypervisor's screen, in its tests, the lab and the demo.
+PACKAGES += tigervnc-standalone-server xclip xterm
 # What the manager's tests have as a second database.
 PACKAGES += postgresql
 # Without what it asks for (numpy, redis, requests, jwcrypto) and nothing of ours uses.

@@ -31,6 +31,9 @@ PACKAGES: Mapping[str, str] = {
     "sudo": "sudo",
     "systemd-nspawn": "systemd-container",
     "unshare": "util-linux",
+    "xclip": "xclip",
+    "Xtigervnc": "tigervnc-standalone-server",
+    "xterm": "xterm",
     "zstd": "zstd",
 }
 """Debian's (and Ubuntu's) package of each program."""

@@ -1,4 +1,4 @@
-"""`sysvm demo`: a small cloud, and everything that its router does, tried before one's eyes.
+"""`sysvm demo`: a small cloud, and everything that its VMs do, tried before one's eyes.
 
 Nothing is narrated. Each line says what was done, what came and how long it took, and what came
 is compared with what should have come: the first difference ends the demo. What it tells is
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from appliance.demo import router, watch
+from appliance.demo import router, screen, watch
 from appliance.demo.telling import Chapter, Cloud, tell
 from appliance.lab import Lab, state
 
@@ -25,12 +25,18 @@ DEFAULT = "demo"
 
 PICTURE = """
    vm1 --+                 +--------+
-         +-- 10.1.1.0/24 --+ r-1-vm +-- 203.0.113.0/24 -- internet
-   vm2 --+                 +---+----+
-                               |
-                           management, which pushes documents by mutual TLS"""
+         +-- 10.1.1.0/24 --+ r-1-vm +-- 203.0.113.0/24 --+-- internet
+   vm2 --+                 +---+----+                    |
+                               |                     +---+----+
+                           management, by mutual TLS-+ v-2-vm +-- kvm, with screens
+                                                     +--------+"""
 
-CHAPTERS: tuple[Chapter, ...] = (*router.SERVES, *watch.WATCHES, *router.COMES_BACK)
+CHAPTERS: tuple[Chapter, ...] = (
+    *router.SERVES,
+    *watch.WATCHES,
+    *router.COMES_BACK,
+    *screen.SHOWS,
+)
 
 
 def run(name: str, console: Console, *, down: bool = False) -> bool:
@@ -47,14 +53,14 @@ def run(name: str, console: Console, *, down: bool = False) -> bool:
         count = sum(len(chapter.trials) for chapter in CHAPTERS)
         console.print(f"All {count} went as they should, in {seconds:.0f} s.", style="green")
     if name in state.names():
-        for line in around(cloud.lab, well=well):
+        for line in around(cloud.lab, well=well, link=cloud.link):
             console.print(line, markup=False, soft_wrap=True)
     elif not well:
         console.print("Run it again with --keep to look around in what it leaves.")
     return well
 
 
-def around(lab: Lab, *, well: bool) -> Iterator[str]:
+def around(lab: Lab, *, well: bool, link: str = "") -> Iterator[str]:
     """How to look around in what the demo leaves, and how to take it down."""
     program = shlex.quote(_program())
     name = f"--name {lab.name}"
@@ -75,6 +81,10 @@ def around(lab: Lab, *, well: bool) -> Iterator[str]:
         yield f"  (cd {manager.keys_folder}; {inside} \\"
         yield "    --cacert ca.pem --cert manager.pem --key manager.key \\"
         yield f"    https://{manager.vm_address}:{manager.vm_port}/v1/status)"
+        yield "See vm1's screen in a browser on this machine, which has to be told to"
+        yield "believe the lab's certificate. A link opens once; this makes another:"
+        yield f"  {program} lab console {name}"
+        yield f"  {link}"
     yield "Take it down:"
     yield f"  {program} lab down {name}"
 

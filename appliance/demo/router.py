@@ -45,8 +45,9 @@ def _boot(cloud: Cloud) -> str:
     if cloud.name in state.names():
         cloud.lab.down()
         before = "the one that was up is taken down; "
-    lab = Lab.up(name=cloud.name)
-    lab.vm.wait_ready()
+    lab = Lab.up("demo", name=cloud.name)
+    for vm in lab.vms.values():
+        vm.wait_ready()
     for guest in lab.guests.values():
         guest.serve(80)
     lab.guests["vm2"].serve(22, protocol="tcp")
@@ -414,8 +415,8 @@ SERVES: tuple[Chapter, ...] = (
         (
             Trial("the template's root file system (built if the cache has none)",
                   _root_file_system),
-            Trial("the VM, two guests, the internet and management are booted", _boot),
-            Trial("the VM knows nothing yet: it is closed", _closed),
+            Trial("two VMs, two guests, the internet and management are booted", _boot),
+            Trial("the router knows nothing yet: it is closed", _closed),
         ),
     ),
     Chapter(

@@ -35,6 +35,7 @@ class Cloud:
     name: str
     console: Console
     generation: int = 0
+    link: str = ""  # to a guest's console
     undrained: str = ""  # the revision before the load balancer's server was drained
 
     @property

@@ -132,6 +132,20 @@ def push(
         raise typer.Exit(1)
 
 
+@app.command("console")
+def show_console(
+    guest: Annotated[str, typer.Argument(help="Whose screen.")] = "vm1", name: Name = DEFAULT
+) -> None:
+    """Show a guest's screen: print a link that opens once, for a browser on this machine.
+
+    The lab has a console proxy (topologies console and demo); it gets examples/console-proxy.json
+    and a certificate of the lab's own, which the browser has to be told to believe.
+    """
+    from appliance.lab import consoles
+
+    console.print(consoles.show(Lab.find(name), guest).url, markup=False, soft_wrap=True)
+
+
 @app.command()
 def reload(name: Name = DEFAULT) -> None:
     """Install the agent as it is in the source tree into the running VMs, and restart it."""

@@ -15,6 +15,7 @@ from appliance import tools
 from appliance.errors import ApplianceError
 from appliance.image import rootfs
 from appliance.lab import network, state
+from appliance.lab.hypervisor import Hypervisor
 from appliance.lab.node import Guest, Internet, Manager, Node
 from appliance.lab.pki import Keys
 from appliance.lab.process import Identity
@@ -23,6 +24,7 @@ from appliance.lab.topologies import (
     TOPOLOGIES,
     Box,
     GuestVm,
+    Kvm,
     Management,
     SystemVm,
     Topology,
@@ -45,6 +47,7 @@ class Lab:
     guests: Mapping[str, Guest]
     internets: Mapping[str, Internet]
     managers: Mapping[str, Manager]
+    hypervisors: Mapping[str, Hypervisor]
     boxes: Mapping[str, Node]
 
     @classmethod
@@ -108,6 +111,11 @@ class Lab:
         return next(iter(self.internets.values()))
 
     @property
+    def hypervisor(self) -> Hypervisor:
+        """Where guests' screens are, in a topology that has such a one."""
+        return next(iter(self.hypervisors.values()))
+
+    @property
     def manager(self) -> Manager:
         """Where pushes come from."""
         return next(iter(self.managers.values()))
@@ -115,7 +123,8 @@ class Lab:
     @property
     def nodes(self) -> Mapping[str, Node]:
         """Everything but the system VMs, by name."""
-        return {**self.guests, **self.internets, **self.managers, **self.boxes}
+        named = (self.guests, self.internets, self.managers, self.hypervisors, self.boxes)
+        return {name: node for nodes in named for name, node in nodes.items()}
 
     @property
     def keys(self) -> Keys:
@@ -145,6 +154,7 @@ class Lab:
         guests: dict[str, Guest] = {}
         internets: dict[str, Internet] = {}
         managers: dict[str, Manager] = {}
+        hypervisors: dict[str, Hypervisor] = {}
         boxes: dict[str, Node] = {}
         address = port = None
         for node, spec in topology.nodes.items():
@@ -157,6 +167,8 @@ class Lab:
                         port = spec.control_port
                 case GuestVm():
                     guests[node] = Guest(name, node, folder, spec)
+                case Kvm():
+                    hypervisors[node] = Hypervisor(name, node, folder, spec, home / "keys")
                 case Box():
                     boxes[node] = Node(name, node, folder)
                 case World():
@@ -165,14 +177,15 @@ class Lab:
                     managers[node] = Manager(
                         name, node, folder, spec, address or "", port or 0, home / "keys"
                     )
-        return cls(name, topology, vms, guests, internets, managers, boxes)
+        return cls(name, topology, vms, guests, internets, managers, hypervisors, boxes)
 
     def create(self, lowers: tuple[Path, ...], fault: str | None) -> None:
         """Make and start all of it; the part of `up` that a failure undoes."""
         self.folder.mkdir(parents=True, mode=0o700)
         # First of all: whatever exists from here on can be found and taken down.
         state.write(self.folder / "lab.json", {"topology": self.topology.name})
-        keys = Keys.create(next(iter(self.managers.values())).vm_address)
+        addresses = (vm.spec.control_address.partition("/")[0] for vm in self.vms.values())
+        keys = Keys.create(*addresses)
         keys.write(self.folder / "keys")
         network.create_switch(self.name, self.topology.networks)
         for vm in self.vms.values():
@@ -199,6 +212,8 @@ class Lab:
         for process in inhabitants:
             if process is not None:
                 process.wait(10)
+        for hypervisor in self.hypervisors.values():
+            hypervisor.tidy()
         for name in names:
             network.remove(name)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -165,13 +165,13 @@ class Keys:
     misnamed: Identity
 
     @classmethod
-    def create(cls, address: str) -> "Keys":
-        """New keys for a VM that listens on this address and on loopback."""
+    def create(cls, *addresses: str) -> "Keys":
+        """New keys for VMs that listen on these addresses and on loopback."""
         authority = Authority.create("sysvm lab authority")
         return cls(
             authority=authority,
             server=authority.issue(
-                "sysvm", addresses=(address, "127.0.0.1", "::1"), names=("localhost",)
+                "sysvm", addresses=(*addresses, "127.0.0.1", "::1"), names=("localhost",)
             ),
             manager=authority.issue(MANAGER),
             revoked=authority.issue(MANAGER),

@@ -76,10 +76,12 @@ def spawn(
     env: Mapping[str, str] | None = None,
     pipe: bool = False,
     stdin: bool = False,
+    keep: Sequence[int] = (),
 ) -> "Popen[bytes]":
     """Start a process in a session of its own.
 
-    Both outputs are appended to the file `output`, or come through a pipe, or go nowhere.
+    Both outputs are appended to the file `output`, or come through a pipe, or go nowhere. It gets
+    the files `keep`, under their numbers.
     """
     sink: int = subprocess.PIPE if pipe else subprocess.DEVNULL
     if output is not None:
@@ -92,6 +94,7 @@ def spawn(
             stderr=subprocess.STDOUT if output is not None else sink,
             env={**ENVIRONMENT, **(env or {})},
             start_new_session=True,
+            pass_fds=keep,
         )
     finally:
         if output is not None:

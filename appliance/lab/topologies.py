@@ -58,13 +58,20 @@ class Management:
 
 
 @dataclass(frozen=True, slots=True)
+class Kvm:
+    """A hypervisor, as far as a console proxy sees of one: guests' screens, by VNC."""
+
+    nics: tuple[Nic, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Box:
     """Somebody else's router between networks; whether it translates, a test says."""
 
     nics: tuple[Nic, ...]
 
 
-Spec = SystemVm | GuestVm | World | Management | Box
+Spec = SystemVm | GuestVm | World | Management | Kvm | Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,4 +180,59 @@ NAT = Topology(
 )
 """The two sites, each with a box of somebody else's between it and the public network."""
 
-TOPOLOGIES: Mapping[str, Topology] = {topology.name: topology for topology in (ROUTER, SITES, NAT)}
+_PROXY = SystemVm(
+    role="console-proxy",
+    hostname="v-2-vm",
+    nics=(
+        Nic("eth0", "control", "0e:00:a9:fe:0a:04"),
+        Nic("eth1", "private", "06:00:0a:02:00:02"),
+        Nic("eth2", "public", "1e:00:cb:00:71:14"),
+    ),
+    control_nic="eth0",
+    control_address="169.254.10.4/16",
+    control_port=8443,
+)
+
+CONSOLE = Topology(
+    name="console",
+    networks=("guest", "control", "private", "public"),
+    nodes={
+        "vm": _PROXY,
+        "vm1": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0a", ("10.1.1.10/24",)),)),
+        "kvm": Kvm(
+            nics=(
+                Nic("eth0", "private", "06:00:0a:02:00:07", ("10.2.0.7/24",)),
+                Nic("eth1", "guest", "02:00:0a:01:01:fe", ("10.1.1.254/24",)),
+            )
+        ),
+        "internet": World(
+            nics=(Nic("eth0", "public", "1e:00:cb:00:71:01", ("203.0.113.1/24",)),),
+            services=("198.51.100.10", "198.51.100.53"),
+            zone={
+                "www.example.test": "198.51.100.10",
+                "ns.example.test": "198.51.100.53",
+                "203-0-113-20.console.example.test": "203.0.113.20",
+            },
+        ),
+        "management": ROUTER.nodes["management"],
+    },
+)
+"""A console proxy between browsers on the internet and a hypervisor in the private network.
+
+The hypervisor could route to the guests' network: what keeps the proxy out is its own wall.
+"""
+
+DEMO = Topology(
+    name="demo",
+    networks=(*ROUTER.networks, "private"),
+    nodes={
+        **ROUTER.nodes,
+        "proxy": _PROXY,
+        "kvm": Kvm(nics=(Nic("eth0", "private", "06:00:0a:02:00:07", ("10.2.0.7/24",)),)),
+    },
+)
+"""The router's cloud, with a console proxy that shows its guests' screens."""
+
+TOPOLOGIES: Mapping[str, Topology] = {
+    topology.name: topology for topology in (ROUTER, SITES, NAT, CONSOLE, DEMO)
+}

@@ -12,14 +12,26 @@ from agent.engine.compose import Composer
 from agent.engine.model import Link
 from agent.services.user_data import Section as UserData
 from appliance import blobs
-from appliance.lab.topologies import ROUTER, GuestVm, SystemVm
+from appliance.lab.topologies import CONSOLE, ROUTER, GuestVm, SystemVm
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ROUTER_FILE = EXAMPLES / "router.json"
 PATCHES = sorted(EXAMPLES.glob("patch-*.json"))
 DOCUMENTS = sorted(set(EXAMPLES.glob("*.json")) - set(PATCHES))
-VM = next(spec for spec in ROUTER.nodes.values() if isinstance(spec, SystemVm))
-LINKS = tuple(Link(nic.name, nic.mac, 1500, up=False) for nic in VM.nics)
+VMS = {
+    spec.role: spec
+    for topology in (ROUTER, CONSOLE)
+    for spec in topology.nodes.values()
+    if isinstance(spec, SystemVm)
+}
+VM = VMS["router"]
+
+
+def links(vm: SystemVm) -> tuple[Link, ...]:
+    return tuple(Link(nic.name, nic.mac, 1500, up=False) for nic in vm.nics)
+
+
+LINKS = links(VM)
 
 
 def user_data(document: Document) -> UserData:
@@ -31,10 +43,11 @@ def user_data(document: Document) -> UserData:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_document_is_one_and_has_the_labs_nics(path: Path) -> None:
     document = parse(path.read_bytes())
-    Composer().compose(document, LINKS, None)
-    assert set(document.site.nics) <= {nic.mac for nic in VM.nics}
-    control = document.site.nics[VM.nics[1].mac]
-    assert [str(address) for address in control.addresses] == [VM.control_address]
+    vm = VMS[document.role]
+    Composer().compose(document, links(vm), None)
+    assert set(document.site.nics) <= {nic.mac for nic in vm.nics}
+    (mac,) = (nic.mac for nic in vm.nics if nic.name == vm.control_nic)
+    assert [str(address) for address in document.site.nics[mac].addresses] == [vm.control_address]
 
 
 @pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.name)

@@ -14,6 +14,7 @@ from appliance.qemu.cases.booting import channels, without_configuration
 from appliance.qemu.cases.check import Check, Checks
 from appliance.qemu.cases.exposure import listeners
 from appliance.qemu.cases.hardship import clock, disk_full, forks, memory
+from appliance.qemu.cases.libreswan import interoperate
 from appliance.qemu.cases.power import power_cut, power_cuts_after, power_cuts_before
 from appliance.qemu.cases.serving import power_cycle, power_on, reset, serve
 from appliance.qemu.cases.slots import damaged_state, slots
@@ -59,6 +60,7 @@ CASES = (
     Case("ipsec", "IPsec between two of them, through a rekey", tunnel),
     Case("slots", "a new root that does not come up", slots),
     Case("damaged-state", "the state partition is damaged", damaged_state),
+    Case("libreswan", "IPsec with libreswan, through a rekey", interoperate),
     Case("channels", "the boot configuration by every channel of QEMU's", channels),
     Case("no-configuration", "no boot configuration, or a broken one", without_configuration),
 )

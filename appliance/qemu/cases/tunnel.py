@@ -30,20 +30,20 @@ def tunnel(bench: Bench) -> Checks:
             vm.wait_shell(READY)
             vm.wait_success(["sysvmctl", "status"], READY, f"the agent of {node}")
         for node in reversed(_SITES):
-            document = json.dumps(_site(sites, node)).encode()
+            document = json.dumps(site(sites, node)).encode()
             sites.machines[node].run(["sh", "-c", "cat >/run/site.json"], stdin=document)
             pushed = sites.machines[node].run(["sysvmctl", "apply", "/run/site.json"], 180)
             yield check(f"{node} takes its document", pushed.returncode == 0, pushed.text)
         near, far = sites.guests["vm1"], sites.guests["vm3"]
-        _settle(near, _NEAR, "10.1.1.1")
-        _settle(far, _FAR, "10.2.1.1")
+        settle(near, _NEAR, "10.1.1.1")
+        settle(far, _FAR, "10.2.1.1")
         wait_until(lambda: near.pings(_FAR), 120, "a packet through the tunnel", every=1)
         yield check("the tunnel carries packets", True)  # noqa: FBT003
         with far.serve(80):
             seen = near.get(f"http://{_FAR}/").text.strip()
         yield same("and does not translate them", f"vm3 sees {_NEAR}", seen)
         first = sites.machines["vm"]
-        before = _spis(first)
+        before = spis(first)
         yield check("ESP is the kernel's", len(before) >= 2, before)
         with near.popen(["ping", "-n", "-q", "-i", "0.2", "-c", "100", "-W", "2", _FAR]) as ping:
             first.run(["swanctl", "--rekey", "--child", "branch"], 120)
@@ -52,12 +52,12 @@ def tunnel(bench: Bench) -> Checks:
         yield check(
             "no more than one packet of 100 is lost while keys change", received >= 99, said
         )
-        wait_until(lambda: not _spis(first) & before, 60, "the old keys being gone", every=1)
+        wait_until(lambda: not spis(first) & before, 60, "the old keys being gone", every=1)
         yield check("the keys have changed", True)  # noqa: FBT003
         yield check("the tunnel carries packets with the new ones", near.pings(_FAR, count=3))
 
 
-def _site(sites: Cloud, node: str) -> dict[str, Any]:
+def site(sites: Cloud, node: str) -> dict[str, Any]:
     net, own, name = _SITES[node]
     far_net, far, _ = next(value for key, value in _SITES.items() if key != node)
     described = sites.topology.nodes[node]
@@ -93,12 +93,12 @@ def _site(sites: Cloud, node: str) -> dict[str, Any]:
     }
 
 
-def _settle(node: Guest, address: str, gateway: str) -> None:
+def settle(node: Guest, address: str, gateway: str) -> None:
     """Give a guest what DHCP would give it."""
     node.run(["ip", "address", "replace", f"{address}/24", "dev", node.nic.name])
     node.run(["ip", "route", "replace", "default", "via", gateway])
 
 
-def _spis(vm: Machine) -> set[str]:
+def spis(vm: Machine) -> set[str]:
     """The numbers (SPI) of the kernel's security associations."""
     return set(re.findall(r"spi (0x[0-9a-f]+)", vm.run(["ip", "xfrm", "state"]).text))

@@ -14,6 +14,7 @@ from appliance.qemu.cases.booting import channels, without_configuration
 from appliance.qemu.cases.check import Check, Checks
 from appliance.qemu.cases.exposure import listeners
 from appliance.qemu.cases.hardship import clock, disk_full, forks, memory
+from appliance.qemu.cases.health import health
 from appliance.qemu.cases.libreswan import interoperate
 from appliance.qemu.cases.power import power_cut, power_cuts_after, power_cuts_before
 from appliance.qemu.cases.serving import power_cycle, power_on, reset, serve
@@ -52,6 +53,7 @@ CASES = (
     Case("memory", "out of memory", memory),
     Case("forks", "no process can be started", forks),
     Case("clock", "the clock is years off", clock),
+    Case("health", "health checks, and what they are kept from", health),
     Case("power-cut", "power cut in the middle of an apply", power_cut, short=True),
     Case(
         "power-cuts-before", "power cut at every point of an apply's first half", power_cuts_before

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import enum
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -27,6 +28,7 @@ from appliance.qemu.qmp import Monitor
 PROGRAM = "qemu-system-x86_64"
 _OVMF = Path("/usr/share/OVMF")
 _TIMEOUT = 30.0
+_DYING = 5.0  # seconds from a closed socket to QEMU's end
 
 
 class Firmware(enum.StrEnum):
@@ -220,7 +222,13 @@ class Machine:
         stdin: bytes = b"",
     ) -> Completed:
         """Run a program in it, over its second serial port (appliance.qemu.shell)."""
-        return self._session().run(argv, timeout, check=check, stdin=stdin)
+        try:
+            return self._session().run(argv, timeout, check=check, stdin=stdin)
+        except ConnectionError as error:
+            with contextlib.suppress(TookTooLong):
+                wait_until(lambda: not self.running, _DYING, "QEMU ending")
+            self._need_running(f"it ran {shlex.join(argv)}")
+            raise ApplianceError(f"{self.spec.name}: {error}") from error
 
     def wait_shell(self, timeout: float = 180) -> None:
         """Wait until the shell on its second serial port answers."""
@@ -241,10 +249,19 @@ class Machine:
 
     def _need_running(self, what: str) -> None:
         if not self.running:
+            code = None if self._process is None else self._process.returncode
             said = self._log("qemu.log").read_text(errors="replace").strip()
+            # 0: the guest started anew or switched itself off; a signal's number: QEMU died.
             raise ApplianceError(
-                f"{self.spec.name} went off while {what}", said[-2000:] or self.console[-2000:]
+                f"{self.spec.name} went off while {what}; QEMU's exit code is {code}",
+                "\n".join((said[-2000:], self._faults(), self.console[-2000:])).strip(),
             )
+
+    def _faults(self) -> str:
+        """What QEMU noted of a processor that gave up, the reason of most resets."""
+        log = self._log("cpu.log")
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return "\n".join(line for line in lines if "Triple fault" in line)
 
     def _session(self) -> shell.Shell:
         if self._shell is None:
@@ -261,6 +278,7 @@ class Machine:
             *("-smp", str(spec.processors), "-m", str(spec.memory), "-nodefaults"),
             # One that starts anew by itself has failed: it goes off, and whoever waits is told.
             *("-display", "none", "-rtc", f"base={spec.clock}", "-no-reboot"),
+            *("-d", "cpu_reset", "-D", str(self._log("cpu.log"))),
             *("-qmp", f"unix:{self._log('qmp')},server=on,wait=off"),
             *("-chardev", f"file,id=console,path={self._log('console.log')},append=on"),
             *("-device", "isa-serial,chardev=console"),

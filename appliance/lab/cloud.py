@@ -93,12 +93,19 @@ class Lab:
         if name not in state.names():
             raise ApplianceError(f"no lab {name}", f"sysvm lab up --name {name}")
         described = state.read(state.folder() / name / "lab.json")
-        return cls._of(name, TOPOLOGIES[str(described["topology"])])
+        topology = TOPOLOGIES.get(str(described["topology"]))
+        if topology is None:
+            raise ApplianceError(f"lab {name} is of another version's", "take it down with that")
+        return cls._of(name, topology)
 
     @classmethod
     def all(cls) -> tuple["Lab", ...]:
-        """Every lab on this machine."""
-        return tuple(cls.find(name) for name in state.names())
+        """Every lab on this machine that this version knows the topology of."""
+        found = []
+        for name in state.names():
+            with contextlib.suppress(ApplianceError):
+                found.append(cls.find(name))
+        return tuple(found)
 
     @property
     def vm(self) -> SystemVM:

@@ -13,7 +13,9 @@ from pathlib import Path
 from appliance.image import checksums
 from appliance.image.formats import Format
 
-_DEBIAN = "Debian GNU/Linux 12 (64-bit)"  # the newest that CloudStack's own system VMs name
+# What CloudStack gives its own system VMs, by hypervisor (SystemVmTemplateRegistration); none of
+# its releases lists Debian 13 so far.
+_DEBIAN = "Debian GNU/Linux 12 (64-bit)"
 _OTHER = "Other Linux (64-bit)"
 
 

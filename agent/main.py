@@ -123,6 +123,7 @@ def _bring_up(paths: Paths) -> tuple[str, bool]:
         settled = boot.settle(paths, Places(), host.links)
         boot.record(paths, settled)
         if settled.broken:
+            _take_down(host)
             return "its boot configuration cannot be used", False
         late = nics.wait(host.links, _wanted_nics(store), boot.NIC_WAIT)
         if late:
@@ -135,6 +136,13 @@ def _bring_up(paths: Paths) -> tuple[str, bool]:
         except (EngineError, HostFull, StepFailed, CheckFailed) as error:
             return str(error), True
     return (outcome.cause, False) if isinstance(outcome, Degraded) else ("", False)
+
+
+def _take_down(host: LinuxHost) -> None:
+    """Take down what came up ahead of this (share/firewall): the VM is to stay closed."""
+    for link in host.links():
+        if link.up:
+            host.netlink.set_link(replace(link, up=False))
 
 
 def _wanted_nics(store: Store) -> Collection[str]:

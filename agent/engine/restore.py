@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from agent.document.boot import BootConfig, serialize
 from agent.document.document import Document, InvalidDocument, parse_value
-from agent.engine import tell
+from agent.engine import ahead, tell
 from agent.engine.errors import EngineError, UnreadableState
 from agent.engine.host import CheckFailed, Clock, Host
-from agent.engine.model import Committed, Degraded, Observed, Outcome, Plan, Step
+from agent.engine.model import Announce, Committed, Degraded, Observed, Outcome, Plan, Step
 from agent.engine.plan import name, needs_systemd
 from agent.engine.store import Revision, State, Store
 from agent.engine.target import Target, Targets
@@ -104,6 +104,12 @@ def _bootable(store: Store, state: State) -> list[int]:
     return [number for number in numbers if number <= state.confirmed]
 
 
+def _unsaid(target: Target, observed: Observed) -> tuple[()] | tuple[Announce]:
+    """Addresses that were put in ahead of this, of which the neighbours have not been told."""
+    there = [a for a in target.desired.addresses if a in observed.addresses and a.announce]
+    return (Announce(tuple(sorted(there, key=str))),) if there else ()
+
+
 def _boot(
     host: Host, store: Store, targets: Targets, state: State, target: Target, observed: Observed
 ) -> Outcome:
@@ -118,11 +124,13 @@ def _boot(
                 host.fault(f"boot:{name(step)}")
                 steps.append(step)
 
-    perform(targets.compare(target, observed), daemons=False)
+    plan = targets.compare(target, observed)
+    perform(Plan((*plan.steps, *_unsaid(target, observed))), daemons=False)
     observed = replace(observed, units=host.unit_states(target.desired.owned_units))
     perform(targets.compare(target, observed), daemons=True)
     targets.remember(target)
-    store.put_firewall(target.desired.sets.values(), target.tables, target.origin)
+    kept = target.desired.sets.values(), target.tables, target.origin
+    store.put_firewall(*kept, ahead.network(target.desired))
     store.put_state(replace(state, current=number, confirmed=number))
     log.info("revision %d restored", number)
     return Committed(number, Plan(tuple(steps)))

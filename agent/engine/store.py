@@ -6,6 +6,8 @@
     counters.json           what the kernel counted before its counters last began again
     firewall/{sets,v4,v6}   the confirmed firewall, as text, which closes the VM at boot
     firewall/origin         a digest of what that text was rendered from
+    firewall/network        the network that belongs to it (engine/ahead.py)
+    firewall/sums           digests of these, for sha256sum: nothing is put in that is of two minds
 
 Every file is replaced whole and durably. What cannot be read is an error, never an empty state;
 the newest whole revision stands in for it (`recover`).
@@ -275,22 +277,30 @@ class Store:
         sets: Iterable[AddressSet],
         tables: Mapping[tuple[Family, Table], str],
         origin: str,
+        network: str = "",
     ) -> None:
         """Keep what closes the VM at the next boot, before anything of ours can start.
 
         `origin` is a digest of what the tables were rendered to before they became canonical. What
-        has not changed is not written.
+        has not changed is not written. The sums, without which no network is put in, need not be
+        durable: where they are of another revision, they do not fit the rest.
         """
         parts = {"sets": sets_text(sets)}
         for family in Family:
             parts[f"v{int(family)}"] = "".join(tables[family, table] for table in Table)
-        parts["origin"] = origin
+        folder = self._folder / "firewall"
+        named = parts | {"network": network}
+        sums = [
+            f"{hashlib.sha256(text.encode()).hexdigest()}  {folder / name}\n"
+            for name, text in named.items()
+            if text  # what is empty may not be there
+        ]
+        parts |= {"origin": origin, "network": network, "sums": "".join(sums)}
         for name, text in parts.items():
             digest = hashlib.sha256(text.encode()).hexdigest()
             if self._firewall.get(name) != digest:
-                path = self._folder / "firewall" / name
                 if self._kept(name) != text:
-                    self._disk.write(path, text.encode())
+                    self._disk.write(folder / name, text.encode(), durable=name != "sums")
                 self._firewall[name] = digest
 
     def firewall(self, origin: str) -> Mapping[tuple[Family, Table], str] | None:

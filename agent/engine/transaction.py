@@ -14,7 +14,7 @@ from dataclasses import replace
 from agent.document.boot import BootConfig
 from agent.document.document import Document, InvalidDocument, merge, parse, parse_value
 from agent.document.json import NotJson, loads
-from agent.engine import tell
+from agent.engine import ahead, tell
 from agent.engine.errors import (
     AwaitingConfirm,
     EngineError,
@@ -579,7 +579,9 @@ class Engine:
         """Commit, and keep the firewall for a boot in which nothing of ours can start."""
         if state.current is not None:
             target = self._targets.running(state.current)
-            self._store.put_firewall(target.desired.sets.values(), target.tables, target.origin)
+            desired = target.desired
+            kept = desired.sets.values(), target.tables, target.origin
+            self._store.put_firewall(*kept, ahead.network(desired))
         self._store.put_state(state)
 
     def _current(self) -> Target:

@@ -3,6 +3,7 @@
     /run/sysvm/boot.json         what this boot goes by; the agent reads nothing else
     /run/sysvm/boot-status.json  where it came from and what is wrong, for everybody to read
     /var/lib/sysvm/boot.json     the last good one, for a reboot in which no channel has any
+    /var/lib/sysvm/firewall/told a digest of the credential that this boot goes by
     /run/sysvm/resolv.conf       whom the VM asks for names
     /run/sysvm/time/ntp.sources  whom it asks for the time, in a sourcedir of chrony.conf(5)
 
@@ -10,6 +11,7 @@ What is handed in and broken is not made up for by what was kept: the VM stays c
 why. Where nobody hands in anything (a reset at a hypervisor's console), what was kept is used.
 """
 
+import hashlib
 import json
 import logging
 import threading
@@ -24,8 +26,9 @@ from agent.document.boot import BootConfig, InvalidBootConfig, NoSuchNic
 from agent.document.boot_source import NOTHING, Form, Found, Settled, Source, understand
 from agent.engine.host import HostFull, StepFailed
 from agent.engine.model import Link, Problem
-from agent.system import boot_channels, files
+from agent.system import boot_channels, credentials, files
 from agent.system.boot_channels import Places
+from agent.system.credentials import Credential
 from agent.system.files import Disk
 from agent.system.paths import Paths
 
@@ -139,6 +142,7 @@ def record(paths: Paths, settled: Settled, running: BootConfig | None = None) ->
         _apply(paths, config)
         if settled.source is not Source.KEPT:
             _keep(paths, config)
+    _vouch(paths, settled)
     tell(paths, settled)
 
 
@@ -165,6 +169,25 @@ def _keep(paths: Paths, config: BootConfig) -> None:
             Disk().write(path, text, 0o600)
     except (HostFull, StepFailed, OSError) as error:
         log.warning("the boot configuration cannot be kept for the next boot: %s", error)
+
+
+def _vouch(paths: Paths, settled: Settled) -> None:
+    """For share/firewall, by sha256sum: the next boot that is told the very same goes by it, too.
+
+    Another channel than the first would have to be looked for, and takes its time anyhow.
+    """
+    path = paths.state / "firewall/told"
+    data = credentials.read(Credential.BOOT) if settled.source is Source.CREDENTIAL else None
+    try:
+        if data is None or settled.problems:
+            Disk().remove(path)
+            return
+        digest = hashlib.sha256(data).hexdigest()
+        text = f"{digest}  {credentials.FOLDER / Credential.BOOT}\n".encode()
+        if not path.exists() or path.read_bytes() != text:
+            Disk().write(path, text, durable=False)
+    except (HostFull, StepFailed, OSError) as error:
+        log.warning("the next boot will have to wait for its network: %s", error)
 
 
 def _apply(paths: Paths, config: BootConfig) -> None:

@@ -13,7 +13,7 @@ from appliance.lab import Lab
 from appliance.lab.faults import AFTER_COMMIT, FORBIDDEN, POINTS, bare, example
 from appliance.lab.wait import wait_until
 from tests.lab.conftest import EXAMPLE
-from tests.lab.whole import knocking, whole
+from tests.lab.whole import Whole, knocking, whole
 
 
 def settled(lab: Lab, generation: int) -> bool:
@@ -162,10 +162,9 @@ def test_everything_is_back_after_and_nothing_got_in_meanwhile(router_lab: Lab, 
     assert not lab.vm.request("GET", "/v1/drift").json()["plan"]
 
 
-def test_rules_stand_before_the_links_are_up(router_lab: Lab) -> None:
-    lab = router_lab
-    old = whole(lab)
-    lab.vm.set_fault("power:boot:set-sysctl")
+def stopped_restore(lab: Lab, point: str) -> None:
+    """Boot until the restore stops there."""
+    lab.vm.set_fault(f"power:boot:{point}")
     lab.vm.pull_plug()
     lab.vm.start(wait=False)
     wait_until(
@@ -176,16 +175,65 @@ def test_rules_stand_before_the_links_are_up(router_lab: Lab) -> None:
         20,
         "the restore to stop",
     )
-    links = json.loads(lab.vm.run(["ip", "-j", "link"]).text)
-    assert [link["ifname"] for link in links if "UP" in link["flags"]] == ["lo"]
-    assert whole(lab).firewall == old.firewall
-    assert whole(lab).sets == old.sets
+
+
+def booted_whole(lab: Lab, old: Whole) -> None:
+    """Boot as it was before."""
     lab.vm.set_fault(None)
     lab.vm.pull_plug()
     lab.vm.start()
     lab.vm.wait_ready()
     wait_until(lambda: whole(lab).units == old.units, 10, "the daemons")
     assert whole(lab) == old
+
+
+def test_rules_stand_before_the_links_are_up(router_lab: Lab) -> None:
+    lab = router_lab
+    old = whole(lab)
+    lab.vm.run(["rm", "/var/lib/sysvm/firewall/told"])
+    stopped_restore(lab, "set-sysctl")
+    links = json.loads(lab.vm.run(["ip", "-j", "link"]).text)
+    assert [link["ifname"] for link in links if "UP" in link["flags"]] == ["lo"]
+    assert whole(lab).firewall == old.firewall
+    assert whole(lab).sets == old.sets
+    booted_whole(lab, old)
+
+
+def test_guests_are_served_before_anything_of_ours_has_started(router_lab: Lab) -> None:
+    lab = router_lab
+    old = whole(lab)
+    stopped_restore(lab, "rehearsed")
+    now = whole(lab)
+    assert (now.firewall, now.sets) == (old.firewall, old.sets)
+    assert (now.addresses, now.routes) == (old.addresses, old.routes)
+    page = lab.guests["vm1"].get("http://198.51.100.10/")
+    assert page.text.strip().endswith("sees 203.0.113.10"), page.text
+    assert not lab.internet.reaches("203.0.113.10", 9090)
+    booted_whole(lab, old)
+    booted = lab.vm.run(["journalctl", "-b", "-u", "sysvm-firewall.service", "-o", "cat"]).text
+    assert "RTNETLINK" not in booted, booted
+    assert not lab.vm.request("GET", "/v1/drift").json()["plan"]
+
+
+@pytest.mark.parametrize("other", ["another credential", "another firewall", "no such NIC"])
+def test_guests_wait_for_the_restore_where_anything_is_another(router_lab: Lab, other: str) -> None:
+    lab = router_lab
+    old, told = whole(lab), lab.vm.boot_configuration()
+    kept = "/var/lib/sysvm/firewall"
+    match other:
+        case "another credential":
+            lab.vm.set_boot({**told, "domain": "other.example.internal"})
+        case "another firewall":
+            lab.vm.run(["sh", "-c", f"echo '# by hand' >>{kept}/v6"])
+        case _:
+            change = f"sed -i s/^nic.eth0.*/nic\\ eth0\\ 02:00:00:00:00:09/ {kept}/network"
+            sums = f"grep -v /network {kept}/sums >{kept}/s; sha256sum {kept}/network >>{kept}/s"
+            lab.vm.run(["sh", "-c", f"{change}; {sums}; mv {kept}/s {kept}/sums"])
+    stopped_restore(lab, "rehearsed")
+    links = json.loads(lab.vm.run(["ip", "-j", "link"]).text)
+    assert [link["ifname"] for link in links if "UP" in link["flags"]] == ["lo"]
+    lab.vm.set_boot(told)
+    booted_whole(lab, old)
 
 
 def test_vm_is_closed_by_text_alone_where_python_cannot_start(router_lab: Lab) -> None:

@@ -1,14 +1,16 @@
 """The boot configuration and the engine: at the first boot, when it changes, when it is late."""
 
 import json
+import subprocess
 from dataclasses import replace
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.document.boot import BootConfig, parse
-from agent.engine.model import Committed, Degraded, Family, Provisional, Table, Unchanged
+from agent.engine.model import Address, Committed, Degraded, Family, Provisional, Table, Unchanged
 from agent.engine.restore import document_of
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
@@ -53,12 +55,20 @@ class Machine:
         store = Store(self.folder, PlainDisk())
         return Engine(self.host, store, self.clock, OneWriter(), known)
 
-    def boot(self, boot: dict[str, Any] | None, *, closed: bool = False) -> Engine:
-        """Switch it on; `closed`: with the confirmed firewall, as sysvm-firewall loads it."""
+    def boot(
+        self, boot: dict[str, Any] | None, *, closed: bool = False, network: bool = False
+    ) -> Engine:
+        """Switch it on; `closed`: with the confirmed firewall, as sysvm-firewall loads it.
+
+        `network`: with what it then connects.
+        """
         before = self.host
         self.host = replace(MemoryHost(), deaths=before.deaths)
         if closed:
             self.host.tables, self.host.sets = dict(before.tables), dict(before.sets)
+        if network:
+            self.host.present, self.host.sysctls = dict(before.present), dict(before.sysctls)
+            self.host.addresses, self.host.routes = set(before.addresses), set(before.routes)
         engine = self.engine(boot)
         self.outcome = engine.restore()
         return engine
@@ -198,6 +208,48 @@ def test_firewall_that_is_another_is_rehearsed_and_replaced(machine: Machine) ->
         machine.engine(BOOT).restore()
         assert any(word.startswith("rehearse") for word in machine.host.log), change
         assert machine.host.snapshot().firewall == wanted.firewall
+
+
+def test_network_that_came_up_ahead_stays_and_the_neighbours_are_told(machine: Machine) -> None:
+    machine.boot(BOOT).push(with_forward(1))
+    wanted = machine.host.snapshot()
+    machine.boot(BOOT, closed=True, network=True)
+    steps = {word.split()[0] for word in machine.host.log}
+    assert not steps & {"SetLink", "AddAddress", "AddRoute", "SetSysctl"}
+    assert machine.host.log.count("Announce") == 1
+    assert machine.host.snapshot().addresses == wanted.addresses
+
+
+def test_network_of_another_revision_that_came_up_ahead_goes(machine: Machine) -> None:
+    machine.boot(BOOT).push(with_forward(1))
+    wanted = machine.host.snapshot()
+    stray = Address("eth2", ip_interface("203.0.113.99/24"))
+    machine.host.addresses.add(stray)
+    machine.boot(BOOT, closed=True, network=True)
+    assert machine.host.snapshot().addresses == wanted.addresses
+
+
+def test_kept_network_fits_the_kept_firewall(machine: Machine) -> None:
+    """share/firewall has sha256sum say so."""
+    machine.boot(BOOT).push(with_forward(1))
+    folder = machine.folder / "firewall"
+    assert "ip address add 203.0.113.10/24 dev eth2 broadcast 203.0.113.255\n" in (
+        folder / "network"
+    ).read_text().splitlines(keepends=True)
+
+    def fits() -> bool:
+        argv = ["sha256sum", "--status", "-c", str(folder / "sums")]
+        return subprocess.run(argv, check=False).returncode == 0
+
+    assert fits()
+    for name in ("v4", "v6", "network"):
+        path = folder / name
+        text = path.read_bytes()
+        path.write_bytes(text.replace(b"1", b"2"))
+        assert not fits(), name
+        path.write_bytes(text)
+    machine.engine(BOOT).push(with_forward(2, port=81))
+    assert fits()
 
 
 def test_revisions_that_are_not_restored_are_not_read(machine: Machine) -> None:

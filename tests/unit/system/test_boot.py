@@ -1,3 +1,4 @@
+import hashlib
 import json
 import stat
 from collections.abc import Sequence
@@ -196,3 +197,28 @@ def test_the_mark_of_what_came_late_is_taken_away_before_the_look(machine: Machi
         return LINKS
 
     assert boot.settle(machine.paths, machine.places, links).config is not None
+
+
+def test_credential_that_is_gone_by_is_vouched_for_until_another_channel_is(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For share/firewall, which compares by sha256sum what the next boot is told."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "sysvm.boot").write_text(json.dumps(WHOLE))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    machine.places = replace(machine.places, credentials=folder)
+    told = machine.paths.state / "firewall/told"
+    machine.boot()
+    digest = hashlib.sha256((folder / "sysvm.boot").read_bytes()).hexdigest()
+    assert told.read_text() == f"{digest}  /run/credentials/@system/sysvm.boot\n"
+    (folder / "sysvm.boot").write_text("{")
+    machine.reboot()
+    assert not told.exists()
+    (folder / "sysvm.boot").write_text(json.dumps(SMALL))
+    machine.reboot()
+    assert told.exists()
+    (folder / "sysvm.boot").unlink()
+    machine.hand_in(SMALL)
+    machine.reboot()
+    assert not told.exists()

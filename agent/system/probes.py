@@ -1,12 +1,9 @@
 """Probes: ask a service what a client would ask, until it answers rightly or time is over.
 
-They are also what the monitor asks every two seconds: none starts a process, here; what is the
-same each time is made once.
+They are also what the monitor asks every two seconds: none starts a process, here.
 """
 
 import errno
-import functools
-import secrets
 import socket
 import time
 from collections.abc import Sequence
@@ -30,7 +27,7 @@ from agent.engine.model import (
     TcpAccepts,
     UnitActive,
 )
-from agent.system import dhcp, haproxy
+from agent.system import dhcp, dns, haproxy
 from agent.system.netlink import Netlink
 from agent.system.units import Units
 from agent.system.vici import Charon, CharonFailed
@@ -137,7 +134,7 @@ class Prober:
 def _dns(probe: DnsAnswers, timeout: float) -> None:
     wanted = {ip_address(one) for one in probe.expect}
     kinds = {"A" if one.version == 4 else "AAAA" for one in wanted} or {"A"}
-    found = set()
+    found: set[IPAddress] = set()
     for kind in kinds:
         found |= _addresses(probe, kind, timeout)
     if wanted and found != wanted:
@@ -147,56 +144,17 @@ def _dns(probe: DnsAnswers, timeout: float) -> None:
         )
 
 
-@functools.lru_cache(64)
-def _question(name: str, kind: str) -> bytes:
-    """A query without its number."""
-    import dns.message
-
-    return dns.message.make_query(name, kind).to_wire()[2:]
-
-
-def _addresses(probe: DnsAnswers, kind: str, timeout: float) -> set[IPAddress]:
-    """What the server says; to the very address from itself, which so has to be ours."""
-    server = (str(probe.server), 53)
-    number = secrets.token_bytes(2)
-    family = socket.AF_INET if probe.server.version == 4 else socket.AF_INET6
-    deadline = time.monotonic() + timeout
-    with socket.socket(family, socket.SOCK_DGRAM) as channel:
-        channel.bind((server[0], 0))
-        channel.connect(server)
-        channel.send(number + _question(probe.name, kind))
-        reply = b""
-        while reply[:2] != number:
-            channel.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                reply = channel.recv(65535)
-            except (TimeoutError, ConnectionRefusedError) as error:
-                raise _NotYet(f"{probe.server} does not answer for {probe.name}") from error
-    return set(_told(probe, kind, reply[2:]))
-
-
-@functools.lru_cache(64)
-def _told(probe: DnsAnswers, kind: str, reply: bytes) -> tuple[IPAddress, ...]:
-    """The addresses in a reply without its number; the same reply comes every time."""
-    import dns.exception
-    import dns.message
-    import dns.rcode
-    import dns.rdatatype
-
+def _addresses(probe: DnsAnswers, kind: str, timeout: float) -> frozenset[IPAddress]:
+    """What the server says."""
     try:
-        message = dns.message.from_wire(b"\0\0" + reply)
-    except dns.exception.DNSException as error:
+        answer = dns.ask(probe.server, probe.name, kind, timeout)
+    except (TimeoutError, ConnectionRefusedError) as error:
+        raise _NotYet(f"{probe.server} does not answer for {probe.name}") from error
+    except dns.NotDns as error:
         raise _NotYet(f"{probe.server} does not speak DNS: {error}") from error
-    if message.rcode() != dns.rcode.NOERROR:
-        raise _Wrong(
-            f"{probe.server} answers {dns.rcode.to_text(message.rcode())} for {probe.name}"
-        )
-    return tuple(
-        ip_address(item.to_text())
-        for answer in message.answer
-        if answer.rdtype == dns.rdatatype.from_text(kind)
-        for item in answer
-    )
+    if not answer.well:
+        raise _Wrong(f"{probe.server} answers {answer.code} for {probe.name}")
+    return answer.addresses
 
 
 def _http(probe: HttpReturns, timeout: float) -> None:

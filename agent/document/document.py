@@ -207,13 +207,17 @@ def _parsed(given: list[Any], previous: Document | None) -> Document:
 
 
 def _texts(value: dict[str, Any], previous: Document | None) -> dict[str, bytes]:
-    """Each member's text. Sections that are valid, for `previous` has them too, are taken out."""
+    """Each member's text. Sections that are valid, for `previous` has them too, are taken out.
+
+    Their texts are the very ones of `previous`: one copy is enough.
+    """
     known = previous.texts if previous else {}
     texts: dict[str, bytes] = {}
     try:
         for name in sorted(value):
             texts[name] = canonical(value[name])
             if name in discover() and known.get(name) == texts[name]:
+                texts[name] = known[name]
                 del value[name]
     except RecursionError as error:
         raise InvalidDocument([Problem("", "is nested too deep")]) from error

@@ -205,7 +205,7 @@ class Monitor:
     def _known_as(self, unit: str) -> str:
         for one in self._wanted.values():
             if one.name == unit:
-                return one.unit.known_as
+                return one.known_as
         return short(unit)
 
     def _record(self, event: Event) -> None:
@@ -345,7 +345,7 @@ class Monitor:
             before = self._wanted.get(unit)
             if before is not None and before.enabled != one.enabled:
                 word = "watched again" if one.enabled else "not watched any more"
-                what = one.unit.known_as
+                what = one.known_as
                 self.log.write(Level.NOTIF, what, f"The process {what} is {word}")
         new = wanted.services.keys() - self._services.keys()
         self._wanted, self._epoch = wanted.services, wanted.epoch
@@ -366,9 +366,7 @@ class Monitor:
     def _follow(self, heard: UnitWatch, unit: str) -> None:
         if unit not in self._services:
             one = self._wanted[unit]
-            begun = service.begin(
-                unit, one.unit.known_as, time.monotonic(), self._told_of.get(unit, -1)
-            )
+            begun = service.begin(unit, one.known_as, time.monotonic(), self._told_of.get(unit, -1))
             off = one.off(self.holds.all().keys())
             self._services[unit] = service.rule(begun, off, time.monotonic())[0]
         self._look(heard, unit, heard.follow(unit))

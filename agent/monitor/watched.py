@@ -28,20 +28,12 @@ _WITNESSES = (DnsAnswers, HaproxyRuns, HttpReturns)
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A unit that is wanted, and how it is asked."""
+    """A unit that is wanted, what operators know its process by, and how it is asked."""
 
-    unit: Unit
+    name: str
+    known_as: str
     probes: tuple[Probe, ...] = ()
     enabled: bool = True  # as the document says
-
-    @property
-    def name(self) -> str:
-        return self.unit.name
-
-    @property
-    def short(self) -> str:
-        """As the document and people name it."""
-        return short(self.unit.name)
 
     def off(self, held: Collection[str]) -> State | None:
         """Why it is left alone, if it is."""
@@ -65,7 +57,8 @@ def watched(
             continue  # nothing of it runs
         watch = section.services.get(short(name))
         found[unit.main] = Watched(
-            unit,
+            name,
+            unit.known_as,
             tuple(
                 probe
                 for probe in probes

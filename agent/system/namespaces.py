@@ -68,11 +68,15 @@ class Scratch:
             return
         born.set_result(None)
         while (task := self._work.get()) is not None:
-            work, done = task
-            try:
-                done.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - carried to the thread that asked
-                done.set_exception(error)
+            _do(*task)
+            del task  # it would keep what it was about, and what came of it, until the next one
+
+
+def _do(work: Callable[[], Any], done: "Future[Any]") -> None:
+    try:
+        done.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - carried to the thread that asked
+        done.set_exception(error)
 
 
 @contextlib.contextmanager

@@ -96,7 +96,10 @@ class Rehearsal:
         skeleton = _skeleton(table)
         known = self._known.get(key)
         old = known.rules if known is not None and known.skeleton == skeleton else {}
-        rules = {rule: old.get(rule, "") for chain in table.chains.values() for rule in chain.rules}
+        rules: dict[str, str] = {}
+        for rule in (rule for chain in table.chains.values() for rule in chain.rules):
+            read = old.get(rule, "")
+            rules[read if read == rule else rule] = read  # one string for both
         if known is None or not all(rules.values()):
             rules |= _load(key, _without(table, old, skeleton))
         self._known[key] = _Known(skeleton, rules)

@@ -1,5 +1,6 @@
 """The machine as a whole, in a network of the test's own: stage, check, perform, observe."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, ip_network
 from pathlib import Path
@@ -210,6 +211,16 @@ def test_checker_that_fails_leaves_no_mount(scratch: Scratch, host: LinuxHost) -
     mounted = [line for line in seen.read_text().splitlines() if str(host.paths.revisions) in line]
     assert len(mounted) == 1
     assert str(host.paths.revisions) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_scratch_keeps_nothing_of_what_it_did(scratch: Scratch) -> None:
+    class Large:
+        pass
+
+    made = scratch.do(Large)
+    left = weakref.ref(made)
+    del made
+    wait_until(lambda: left() is None, 5, "it is gone")
 
 
 def test_checker_that_hangs_is_ended(scratch: Scratch, host: LinuxHost) -> None:

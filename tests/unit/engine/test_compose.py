@@ -122,3 +122,10 @@ def test_section_that_did_not_change_is_not_rendered_again() -> None:
     one = composer.compose(first, LINKS, None)
     other = composer.compose(second, LINKS, None)
     assert all(a is b for a, b in zip(one.rules, other.rules, strict=True))
+
+
+def test_section_that_did_not_change_is_kept_once() -> None:
+    one = parse(router(1))
+    two = parse(router(2, nat={"source_address": "203.0.113.11"}), one)
+    assert two.texts["firewall"] is one.texts["firewall"]
+    assert two.texts["nat"] != one.texts["nat"]

@@ -33,7 +33,7 @@ def test_units_are_watched_by_the_process_that_answers() -> None:
     assert found.keys() == {"dnsmasq.service", "sysvm-ssh.service"}
     assert found["dnsmasq.service"].probes == (DNS,)
     ssh = found["sysvm-ssh.service"]
-    assert (ssh.name, ssh.short, ssh.unit.known_as) == ("sysvm-ssh.target", "sysvm-ssh", "sshd")
+    assert (ssh.name, ssh.known_as) == ("sysvm-ssh.target", "sshd")
     assert ssh.probes == (SSH,)
 
 

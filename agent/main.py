@@ -202,7 +202,8 @@ def _serve() -> int:
 
     paths = Paths()
     woken: list[Callable[[], None]] = []  # who wants to know that the state is another
-    outbox = Outbox(paths.events, paths.spools, boot=boot_id(), clock=SystemClock())
+    mark = paths.run / "events-stream"
+    outbox = Outbox(paths.events, paths.spools, boot=boot_id(), clock=SystemClock(), mark=mark)
     outbox.start()
     with LinuxHost(paths) as host:
         engine = _engine(host, _store(paths, woken), LOCK_WAIT, outbox)

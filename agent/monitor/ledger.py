@@ -8,7 +8,8 @@ that was committed. One process has the file to itself, so there is no shared me
     meta     the stream's id, the last number acknowledged, and whether the file was closed
 
 Numbers are never used twice in a stream, also not after a fault in which some were given to events
-that could not be written: a file that was not closed begins some thousands further on.
+that could not be written: a file that was not closed begins some thousands further on, unless who
+opens it knows that nothing of the kind has been (a process that is killed takes nothing back).
 """
 
 import contextlib
@@ -82,9 +83,13 @@ class Lost:
 class Ledger:
     """The open file. Not for two threads at once."""
 
-    def __init__(self, path: Path, bounds: Bounds = BOUNDS) -> None:
-        """Open it, or make it. Raises Unavailable, Corrupt."""
+    def __init__(self, path: Path, bounds: Bounds = BOUNDS, *, whole: str = "") -> None:
+        """Open it, or make it; `whole` is the stream all of whose numbers are known to be in it.
+
+        Raises Unavailable, Corrupt.
+        """
         self._bounds = bounds
+        self._whole = whole
         new = not path.exists()
         if not new and not path.stat().st_size:
             raise Corrupt("it is empty")
@@ -124,8 +129,8 @@ class Ledger:
             self._rows, self._size, greatest = self._db.execute(
                 "SELECT count(*), coalesce(sum(size), 0), coalesce(max(seq), 0) FROM events"
             ).fetchone()
-            self.last = max(int(greatest), int(self._meta("last")))
-            if not self._meta("closed"):
+            self.last = max(int(greatest), int(self._meta("last")), self.acknowledged)
+            if not self._meta("closed") and self.stream != self._whole:
                 self.last += SKIPPED
             self._put_meta("last", self.last)
             self._put_meta("closed", 0)

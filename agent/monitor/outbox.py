@@ -7,6 +7,10 @@ the same, and are written later. A database that is broken is moved aside, and a
 
 An event is known outside by the stream and its number in it. The stream's name is made with the
 database: whoever finds another name has another database, whose numbers begin anew.
+
+While every number that was given is in the database, a mark says so: a file that is gone after a
+reboot, as what was not synced may be. Where it is there, a process that was killed lost nothing,
+and numbers go on without a gap.
 """
 
 import contextlib
@@ -76,8 +80,10 @@ class Outbox:
         boot: str,
         clock: Clock,
         bounds: Bounds = BOUNDS,
+        mark: Path | None = None,
     ) -> None:
         self._folder = folder
+        self._mark = mark
         self._spools = spools
         self._boot = boot
         self._clock = clock
@@ -254,7 +260,7 @@ class Outbox:
         try:
             make_folder(self._folder, 0o700)
             try:
-                ledger = Ledger(path, self._bounds)
+                ledger = Ledger(path, self._bounds, whole=self._marked())
             except Corrupt as error:
                 broken = str(error)
                 aside = move_aside(path)
@@ -265,12 +271,33 @@ class Outbox:
             return
         with self._disk:
             self._ledger = ledger
+        self._set_mark(ledger)
         with self._lock:
             gap = [self._gap(None, f"the database was broken: {broken}")] if broken else []
             self._begin([*gap, *self._unwritten])
             self._stream, self._last = ledger.stream, ledger.last
             self._acknowledged = ledger.acknowledged
             self._failing = ""
+
+    # -- the mark: every number that was given is in the database ------------------------------
+
+    def _marked(self) -> str:
+        """The stream of which it says so; empty where there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return "" if self._mark is None else self._mark.read_text("ascii")
+        return ""
+
+    def _set_mark(self, ledger: Ledger) -> None:
+        if self._mark is not None:
+            with contextlib.suppress(OSError):  # then numbers are left out, after a kill
+                self._mark.write_text(ledger.stream, "ascii")
+
+    def _remove_mark(self) -> None:
+        if self._mark is not None:
+            with contextlib.suppress(OSError):
+                self._mark.unlink(missing_ok=True)
+
+    # -- the database's faults ---------------------------------------------------------------
 
     def _replace(self, why: str) -> None:
         """The open database turned out to be broken: begin another one."""
@@ -300,6 +327,8 @@ class Outbox:
             if not self._failing:
                 log.error("events cannot be written, and wait in memory: %s", why)
             self._failing = why
+            if self._ledger is not None:
+                self._remove_mark()
             if not self._stream:
                 self._stream = f"memory-{secrets.token_hex(8)}"
             self._number()
@@ -357,6 +386,8 @@ class Outbox:
             self._last = max(last, ledger.last)
             if self._failing:
                 log.warning("events are written again")
+                if ledger.last >= self._last:
+                    self._set_mark(ledger)
             self._failing = ""
             self._news.notify_all()
 

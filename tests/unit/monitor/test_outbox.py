@@ -31,9 +31,16 @@ def event(number: int, kind: Kind = INFO) -> Event:
 
 @contextlib.contextmanager
 def opened(
-    folder: Path, *, boot: str = "b1", bounds: Bounds = BOUNDS, spools: tuple[Path, ...] = ()
+    folder: Path,
+    *,
+    boot: str = "b1",
+    bounds: Bounds = BOUNDS,
+    spools: tuple[Path, ...] = (),
+    marked: bool = False,
+    mark: Path | None = None,
 ) -> Iterator[Outbox]:
-    outbox = Outbox(folder, spools, boot=boot, clock=SystemClock(), bounds=bounds)
+    mark = folder / "mark" if marked else mark
+    outbox = Outbox(folder, spools, boot=boot, clock=SystemClock(), bounds=bounds, mark=mark)
     outbox.start()
     wait_until(lambda: outbox.read(START).stream, 5, "the outbox has a stream")
     try:
@@ -337,6 +344,58 @@ def test_numbers_are_not_used_again_after_a_stop_that_was_none(tmp_path: Path) -
         assert [row.seq for row in outbox.read(START).events] == [1, 2 + SKIPPED]
 
 
+def killed(folder: Path, to: Path) -> None:
+    """What the agent leaves behind in these two folders when it is killed now."""
+    shutil.copytree(folder, to)
+
+
+def test_a_process_that_is_killed_leaves_no_number_out(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", marked=True) as outbox:
+        outbox.record(event(0))
+        killed(tmp_path / "a", tmp_path / "b")
+    with opened(tmp_path / "b", marked=True) as outbox:
+        outbox.record(event(1))
+        assert [row.seq for row in outbox.read(START).events] == [1, 2]
+
+
+def test_the_mark_of_another_stream_says_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", marked=True) as outbox:
+        outbox.record(event(0))
+        killed(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b/mark").write_text("another")
+    with opened(tmp_path / "b", marked=True) as outbox:
+        outbox.record(event(1))
+        assert [row.seq for row in outbox.read(START).events] == [1, 2 + SKIPPED]
+
+
+def test_numbers_that_were_told_from_memory_are_not_given_again(small_disk: Path) -> None:
+    """Killed while the disk is full, and after it has taken everything."""
+    folder, mark = small_disk / "events", small_disk.parent / "mark"
+    folder.mkdir()
+    with opened(folder, mark=mark) as outbox:
+        outbox.record(event(0))
+        assert mark.exists()
+        ballast = fill(small_disk)
+        for number in range(1, 300):
+            outbox.record(event(number))
+        wait_until(lambda: numbers(outbox) == list(range(300)), 5, "they are told from memory")
+        assert not mark.exists()
+        killed(folder, small_disk.parent / "full")
+        ballast.unlink()
+        outbox.record(event(300))
+        wait_until(mark.exists, 5, "all that was told is in the database")
+        killed(folder, small_disk.parent / "again")
+        again = mark.read_text()
+    with opened(small_disk.parent / "full", mark=small_disk.parent / "none") as outbox:
+        outbox.record(event(1))
+        assert outbox.read(START).last > 300
+    mark.write_text(again)
+    with opened(small_disk.parent / "again", mark=mark) as outbox:
+        assert numbers(outbox) == list(range(301))
+        outbox.record(event(301))
+        assert outbox.read(START).last == 302
+
+
 _WRITER = """
 import sys
 from pathlib import Path
@@ -344,7 +403,8 @@ from agent.monitor.events import Event, Kind
 from agent.monitor.outbox import Outbox
 from agent.system.clock import SystemClock
 
-outbox = Outbox(Path(sys.argv[1]), boot="b", clock=SystemClock())
+folder = Path(sys.argv[1])
+outbox = Outbox(folder, boot="b", clock=SystemClock(), mark=folder / "mark")
 outbox.start()
 for number in range(100_000):
     outbox.record(
@@ -369,8 +429,10 @@ def test_killed_writer_loses_nothing_that_it_had_recorded(
     said += [int(line) for line in writer.stdout.read().split()]
     writer.wait()
     writer.stdout.close()
-    with opened(folder) as outbox:
+    with opened(folder, marked=True) as outbox:
         found = numbers(outbox)
+        last = outbox.read(START).last
+    assert last == len(found)  # no number was left out
     assert found[: len(said)] == said == list(range(len(said)))
     assert len(said) <= len(found) <= len(said) + 1  # the last one may not have been said
 

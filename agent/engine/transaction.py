@@ -242,6 +242,19 @@ class Engine:
                 raise NothingApplied
             self._targets.prepare(self._store.revision(state.current), "roll-back")
 
+    def read_files(self, unit: str) -> None:
+        """As `put_files_back`, then have a unit that the revision wants read them.
+
+        Raises the same.
+        """
+        with self._lock():
+            state = self._store.state()
+            if state.current is None:
+                raise NothingApplied
+            target = self._targets.prepare(self._store.revision(state.current), "roll-back")
+            if unit in target.desired.units:
+                self._host.perform(ReloadUnit(target.desired.units[unit]), state.current)
+
     def recover(self) -> Outcome | None:
         """Finish what a transaction that died left behind: the agent's first act.
 

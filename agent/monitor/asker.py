@@ -43,6 +43,7 @@ class Engine(Protocol):
     def desired(self) -> Desired: ...
     def drift(self) -> Plan: ...
     def put_files_back(self) -> None: ...
+    def read_files(self, unit: str) -> None: ...
 
 
 class Prober(Protocol):
@@ -76,9 +77,10 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """Files were put back, or could not be; then the unit is started."""
+    """Files were put back, or could not be; then the unit is started, or has read them."""
 
     unit: str
+    act: Act
     failed: str = ""
 
 
@@ -245,16 +247,20 @@ class Asker:
         with contextlib.suppress(Empty):
             while True:
                 act, unit = self._tasks.get_nowait()
+                one = self.wanted()[0].get(unit)
                 if act is Act.EXAMINE:
-                    one = self.wanted()[0].get(unit)
                     found = examine(self.engine, one.name, unit) if one else Examined()
                     self.tell(Looked(unit, found))
                 else:
-                    self.tell(PutBack(unit, self._put_back()))
+                    self.tell(PutBack(unit, act, self._put_back(act, one)))
 
-    def _put_back(self) -> str:
+    def _put_back(self, act: Act, one: Watched | None) -> str:
+        """Why files could not be put back, or read; empty where they were."""
         try:
-            self.engine.put_files_back()
+            if act is Act.PUT_BACK:
+                self.engine.put_files_back()
+            elif one is not None:
+                self.engine.read_files(one.name)
         except (EngineError, CheckFailed, HostFull, StepFailed) as error:
             return str(error)
         return ""

@@ -1,10 +1,13 @@
 """What a daemon says against its configuration: file, line, and where in the document it is from.
 
+A line that a hand added or changed is from nowhere in the document, and that is said.
+
 Pure. The words are the daemons' own: dnsmasq 2.91, haproxy 3.0, apache 2.4, OpenSSH 10.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from agent.monitor.model import Finding
 
@@ -32,6 +35,16 @@ def finding(words: Sequence[str]) -> Finding | None:
                     message = words[index + 1].strip()
                 return Finding(match["file"], int(match["line"]), message[:_LONGEST])
     return None
+
+
+def traced(found: Finding, text: str, made: str, section: str) -> Finding:
+    """Where it comes from: `text` is the file as it is, `made` as the document makes it."""
+    lines = text.splitlines()
+    if not 0 < found.line <= len(lines):
+        return replace(found, by_hand=text != made, path="" if text != made else section)
+    if lines[found.line - 1] not in made.splitlines():
+        return replace(found, by_hand=True)
+    return replace(found, path=place(text, found.line, section))
 
 
 def place(text: str, line: int, otherwise: str) -> str:

@@ -55,6 +55,9 @@ class Kind(enum.StrEnum):
     SERVICE_NOT_RECOVERED = "service.not-recovered"
     SERVICE_CRASH_LOOP = "service.crash-loop"
     SERVICE_CONFIGURATION = "service.configuration-error"
+    SERVICE_OTHER_FILES = "service.other-files"
+    SERVICE_STILL_OTHER_FILES = "service.still-other-files"
+    SERVICE_OWN_FILES = "service.own-files"
     SERVICE_HELD = "service.held"
     SERVICE_RELEASED = "service.released"
     SERVER_DOWN = "balancer.server-down"
@@ -202,7 +205,7 @@ NOWHERE: Recorder = Nowhere()
 
 _SERVICE = {
     "unit": "the systemd unit",
-    "reason": "crash, killed, out-of-memory, hung, exited, configuration",
+    "reason": "crash, killed, out-of-memory, hung, exited, stopped, configuration, other-files",
     "detail": "what systemd, the daemon or the probe said",
     "restarts": "how often it has been restarted within the last ten minutes",
 }
@@ -331,8 +334,24 @@ CATALOGUE: Mapping[Kind, Meaning] = {
             **_SERVICE,
             "file": "the file that it refuses",
             "line": "the line",
-            "path": "where the document says so",
+            "path": "where the document says so; empty where that is not from it",
+            "origin": "document, or hand: somebody wrote that line into the file",
         },
+    ),
+    Kind.SERVICE_OTHER_FILES: Meaning(
+        Severity.WARNING,
+        "A daemon serves with other files than the running revision's; it is told to read them.",
+        "nothing, if `service.own-files` follows; somebody had it load something else",
+        _SERVICE,
+    ),
+    Kind.SERVICE_STILL_OTHER_FILES: Meaning(
+        Severity.ALERT,
+        "A daemon that was told to read its files goes on with others; it is not restarted.",
+        "`sysvmctl logs UNIT` says why; `sysvmctl service restart UNIT` when it suits",
+        _SERVICE,
+    ),
+    Kind.SERVICE_OWN_FILES: Meaning(
+        Severity.INFO, "A daemon serves with the revision's files again.", "nothing", _SERVICE
     ),
     Kind.SERVICE_HELD: Meaning(
         Severity.INFO,

@@ -3,13 +3,12 @@
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from agent.engine.errors import EngineError
 from agent.engine.host import CheckFailed, HostFull, StepFailed
-from agent.engine.model import Flip, Plan
+from agent.engine.model import Desired, Flip, Plan
 from agent.monitor import configuration
 from agent.monitor.model import Examined, Finding
 from agent.services import CURRENT, discover
@@ -24,6 +23,7 @@ _log = logging.getLogger(__name__)
 class Engine(Protocol):
     """What this needs of `agent.engine.transaction.Engine`."""
 
+    def desired(self) -> Desired: ...
     def drift(self) -> Plan: ...
 
 
@@ -31,16 +31,17 @@ def examine(engine: Engine, unit: str, daemon: str) -> Examined:
     """Why does `daemon`, the unit of the process of `unit`, not start?"""
     found = configuration.finding(_words(daemon))
     section = _section(unit)
-    if found is not None and found.file.startswith(f"{CURRENT}/"):
-        path = configuration.place(_text(Path(found.file)), found.line, section)
-        found = replace(found, path=path)
     try:
+        if found is not None and found.file.startswith(f"{CURRENT}/"):
+            made = engine.desired().files.get(found.file.removeprefix(f"{CURRENT}/"))
+            text = made.content.decode(errors="replace") if made is not None else ""
+            found = configuration.traced(found, _text(Path(found.file)), text, section)
         changed = tuple(_changed(engine.drift(), unit))
     except (EngineError, CheckFailed, HostFull, StepFailed) as error:
         _log.warning("%s is not examined whole: %s", unit, error)
         changed = ()
     if changed and found is None:
-        found = Finding(f"{CURRENT}/{changed[0]}", 0, "was changed by hand", section)
+        found = Finding(f"{CURRENT}/{changed[0]}", 0, "was changed by hand", by_hand=True)
     return Examined(changed, found)
 
 

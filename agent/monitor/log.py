@@ -53,12 +53,15 @@ _PRIORITY = {Level.INFO: 6, Level.NOTIF: 5, Level.ALERT: 4, Level.CRIT: 2}
 
 
 class Sentence(enum.StrEnum):
-    """The sentences that scripts look for; `{}` is the process."""
+    """Of the sentences the first four are those that scripts look for; `{}` is the process."""
 
     RUNNING = "The process detected as running"
     TRYING = "The process {} is not running trying recover"
     RECOVERED = "The process {} is recovered successfully"
     FAILED = "The process {} recover failed"
+    OTHER_FILES = "The process {} runs with other files and is told to read its own"
+    STILL_OTHER_FILES = "The process {} runs with other files"
+    OWN_FILES = "The process {} runs with its own files again"
 
     def of(self, process: str) -> str:
         return self.value.format(process)

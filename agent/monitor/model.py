@@ -38,6 +38,7 @@ class Reason(enum.StrEnum):
     EXITED = "exited"
     STOPPED = "stopped"
     CONFIGURATION = "configuration"
+    OTHER_FILES = "other-files"
 
 
 # -- what is seen ------------------------------------------------------------------------------
@@ -121,7 +122,8 @@ class Finding:
     file: str
     line: int = 0
     message: str = ""
-    path: str = ""  # where in the document to look
+    path: str = ""  # where in the document to look; empty where it is not from there
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class Act(enum.Enum):
     KILL = "kill"  # the main process; systemd starts it again
     EXAMINE = "examine"  # why it does not start
     PUT_BACK = "put-back"  # the running revision's files, through the engine; then start it
+    READ = "read"  # the same, then have it read them
 
 
 class Tone(enum.Enum):
@@ -152,6 +155,9 @@ class Tone(enum.Enum):
     RECOVERED = "recovered"
     FAILED = "failed"
     RUNNING = "running"
+    OTHER_FILES = "other-files"
+    STILL_OTHER_FILES = "still-other-files"
+    OWN_FILES = "own-files"
 
 
 @dataclass(frozen=True, slots=True)

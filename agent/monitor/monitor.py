@@ -61,6 +61,9 @@ _SENTENCES = {
     Tone.RECOVERED: Sentence.RECOVERED,
     Tone.FAILED: Sentence.FAILED,
     Tone.RUNNING: Sentence.RUNNING,
+    Tone.OTHER_FILES: Sentence.OTHER_FILES,
+    Tone.STILL_OTHER_FILES: Sentence.STILL_OTHER_FILES,
+    Tone.OWN_FILES: Sentence.OWN_FILES,
 }
 
 
@@ -310,8 +313,8 @@ class Monitor:
             case Looked(unit, found):
                 if unit in self._services:
                     self._do(heard, unit, service.examined(self._services[unit], found, now))
-            case PutBack(unit, failed):
-                self._files_are_back(heard, unit, failed)
+            case PutBack():
+                self._files_are_back(heard, message)
             case Cleared(unit):
                 for main, one in self._wanted.items():
                     if one.name == unit and main in self._services:
@@ -323,17 +326,21 @@ class Monitor:
             case _:
                 assert_never(message)
 
-    def _files_are_back(self, heard: UnitWatch, unit: str, failed: str) -> None:
-        known = self._services.get(unit)
+    def _files_are_back(self, heard: UnitWatch, done: PutBack) -> None:
+        known = self._services.get(done.unit)
         if known is None:
             return
-        if failed:
+        if done.act is Act.READ:
+            if done.failed:
+                say = f"The process {known.process} did not read its files"
+                self.log.write(Level.INFO, known.process, say, detail=done.failed)
+        elif done.failed:
             say = f"The files of {known.process} could not be put back"
-            self.log.write(Level.ALERT, known.process, say, detail=failed)
-            self._services[unit] = service.not_put_back(known)
+            self.log.write(Level.ALERT, known.process, say, detail=done.failed)
+            self._services[done.unit] = service.not_put_back(known)
         else:
             self.log.write(Level.INFO, known.process, f"The files of {known.process} are put back")
-            heard.start(unit)
+            heard.start(done.unit)
 
     def _want(self, heard: UnitWatch, wanted: Wanted) -> None:
         """Another revision runs: what is wanted, and what was the matter, may be others."""
@@ -433,7 +440,7 @@ class Monitor:
                 heard.start(after.unit)
             case Act.KILL:
                 heard.kill(after.unit)
-            case Act.EXAMINE | Act.PUT_BACK:
+            case Act.EXAMINE | Act.PUT_BACK | Act.READ:
                 self._asker.work(effect, after.unit)
             case _:
                 assert_never(effect)

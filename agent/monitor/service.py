@@ -8,12 +8,14 @@
     NOT_RECOVERED   half a minute later it still does not answer: one alert, tries go on
 
 *Alive* is systemd's word, *ready* the probes', *correct* their witness'. Only the first two lead
-to a restart. What management has switched off, an operator holds or a change is under way for is
-left alone: it is looked at, and nothing follows.
+to a restart; the last to a reload (`agent.monitor.reading`). What management has switched off, an
+operator holds or a change is under way for is left alone: it is looked at, and nothing follows.
 """
 
 from dataclasses import dataclass, replace
+from typing import assert_never
 
+from agent.monitor import reading
 from agent.monitor.events import Event, Kind, Value
 from agent.monitor.model import (
     Act,
@@ -28,6 +30,7 @@ from agent.monitor.model import (
     Tone,
     cause,
 )
+from agent.monitor.reading import Reading, Turn
 
 DEATHS = 5  # so many within LOOP_WINDOW are a loop
 LOOP_WINDOW = 120.0  # seconds
@@ -48,6 +51,7 @@ _AT_EASE = frozenset({State.STARTING, State.RUNNING})
 # -- what is known -----------------------------------------------------------------------------
 
 
+_AS_ASKED = Reading()
 _NOTHING = Process(active="inactive", job=True)  # seen yet
 
 
@@ -67,6 +71,7 @@ class Service:
     has_answered: bool = False  # since it was last started
     ready: bool | None = None
     correct: bool | None = None
+    reading: Reading = _AS_ASKED
     misses: int = 0
     counted: int = -1  # of systemd's restarts: how many are known; -1 before the first look
     deaths: tuple[float, ...] = ()
@@ -132,7 +137,9 @@ def ask(service: Service, answer: Answer, now: float) -> Step:
     if answer.ready is None:
         return replace(service, misses=0), ()
     if answer.ready:
-        return _answered(service, now)
+        service, effects = _answered(service, now)
+        service, more = _read(service, answer, now)
+        return service, (*effects, *more)
     misses = service.misses + 1
     late = service.has_answered or now - service.started >= GRACE
     published = False if misses > 1 or not service.has_answered else service.ready
@@ -193,15 +200,18 @@ def examined(service: Service, found: Examined, now: float) -> Step:
         if service.state is State.CRASH_LOOP:
             return service, ()
         return _started(replace(service, kept_down=False), now), (Act.START,)
-    finding = found.finding or Finding(found.changed[0], 0, "was changed by hand")
+    finding = found.finding or Finding(found.changed[0], 0, "was changed by hand", by_hand=True)
     effects: list[Effect] = []
     if service.state is not State.CONFIGURATION:
         data: dict[str, Value] = {
             "file": finding.file, "line": finding.line, "path": finding.path,
+            "origin": "hand" if finding.by_hand else "document",
         }  # fmt: skip
         service = replace(service, reason=Reason.CONFIGURATION, detail=finding.message)
         what = f"{finding.file} line {finding.line}" if finding.line else finding.file
         say = f"{service.process} refuses its configuration: {what}: {finding.message}"
+        if finding.by_hand:
+            say += "; that is not from the document"
         effects = [
             Line(Tone.FAILED, alert=True, details=_details(service) | data),
             _event(Kind.SERVICE_CONFIGURATION, service, say, now, **data),
@@ -400,6 +410,34 @@ def _answered(service: Service, now: float) -> Step:
     return _recovered(service, now)
 
 
+def _read(service: Service, answer: Answer, now: float) -> Step:
+    """It answers; with the revision's files?"""
+    if service.off is not None:
+        return replace(service, reading=_AS_ASKED), ()
+    known, due = reading.turn(service.reading, answer.correct, now)
+    service = replace(service, reading=known)
+    match due:
+        case None:
+            return service, ()
+        case Turn.READ:
+            tone, kind = Tone.OTHER_FILES, Kind.SERVICE_OTHER_FILES
+            say = f"{service.process} runs with other files than the revision's: {answer.detail}"
+        case Turn.GIVEN_UP:
+            tone, kind = Tone.STILL_OTHER_FILES, Kind.SERVICE_STILL_OTHER_FILES
+            say = f"telling {service.process} its files does not help: {answer.detail}"
+        case Turn.OVER:
+            tone, kind = Tone.OWN_FILES, Kind.SERVICE_OWN_FILES
+            say = f"{service.process} runs with the revision's files again"
+        case _:
+            assert_never(due)
+    why = {"reason": str(Reason.OTHER_FILES), "detail": answer.detail}
+    line = Line(tone, alert=due is Turn.GIVEN_UP, details=why)
+    event = _event(kind, service, say, now, **why)
+    if due is not Turn.READ:
+        return service, (line, event)
+    return service, (line, event, Act.READ) if known.tries == 1 else (line, Act.READ)
+
+
 def _recovered(service: Service, now: float) -> Step:
     seconds = round(now - (now if service.down_since is None else service.down_since), 3)
     line = Line(Tone.RECOVERED, details=_details(service) | {"seconds": seconds})
@@ -426,7 +464,7 @@ def _started(service: Service, now: float) -> Service:
 def _cleared(service: Service, now: float) -> Service:
     """What was the matter is somebody's affair who has just taken care of it."""
     ill = service.state in _ILL | {State.DOWN, State.HUNG, State.STOPPED}
-    service = replace(service, deaths=(), tries=0, due=None, kept_down=False)
+    service = replace(service, deaths=(), tries=0, due=None, kept_down=False, reading=_AS_ASKED)
     return replace(_to(service, State.STARTING, now), due=now + PATIENCE) if ill else service
 
 

@@ -90,10 +90,11 @@ def test_what_a_hand_broke_is_put_back_and_told_with_its_line(watched: Watched) 
     error = mark.events("service.configuration-error")[0]
     assert error["data"]["file"] == CONF
     assert error["data"]["line"] > 0
-    assert error["data"]["path"].startswith("/dhcp_dns")
+    assert (error["data"]["path"], error["data"]["origin"]) == ("", "hand")
+    assert "not from the document" in error["message"]
     alert = next(line for line in mark.lines() if "[ALERT]" in line)
     assert "The process dnsmasq recover failed reason=configuration" in alert
-    assert f"file={CONF} line={error['data']['line']} path=/dhcp_dns" in alert
+    assert f"file={CONF} line={error['data']['line']} origin=hand" in alert
     assert watched.router.drift() == []
 
 
@@ -114,7 +115,7 @@ def test_other_daemons_say_where_too(watched: Watched, unit: str, file: str, tex
     error = mark.events("service.configuration-error")[0]
     assert error["data"]["file"] == path
     assert error["data"]["line"] > 0
-    assert error["data"]["path"].startswith("/")
+    assert (error["data"]["path"], error["data"]["origin"]) == ("", "hand")
 
 
 @contextmanager

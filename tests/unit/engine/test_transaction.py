@@ -117,6 +117,20 @@ def test_files_that_a_hand_changed_are_put_back_and_nothing_else(machine: Machin
     assert not machine.engine.drift()
 
 
+def test_a_daemon_is_told_to_read_its_files_which_are_put_back(machine: Machine) -> None:
+    machine.engine.push(with_services(1))
+    before, number = machine.host.snapshot(), machine.engine.current().info.number
+    files = machine.host.staged[number]
+    machine.host.staged[number] = dict.fromkeys(files, "0" * 64)
+    unit = next(iter(machine.engine.desired().units))
+    machine.host.log.clear()
+    machine.engine.read_files(unit)
+    assert machine.host.snapshot() == before
+    assert machine.host.log == ["ReloadUnit"]
+    machine.engine.read_files("nobody.service")
+    assert machine.host.log == ["ReloadUnit"]
+
+
 def test_push_of_an_older_generation_is_refused(machine: Machine) -> None:
     machine.engine.push(router(7))
     with pytest.raises(StaleGeneration):

@@ -24,6 +24,8 @@ class World:
         self.effects: list[tuple[float, Effect]] = []
         self.answering = True
         self.excused = False
+        self.own_files = True
+        self.reads = 99  # after so many times that it is told, it reads its files
         self.refuses = False  # ends at its start, status 1
         self.broken = ""  # what it refuses, a file that a hand changed
         self.dies_after: float | None = None  # seconds after each start
@@ -80,7 +82,9 @@ class World:
         if not self.process.alive:
             return
         ready = None if self.excused else self.answering
-        self._do(s.ask(self.service, Answer(ready, True if ready else None, "silent"), self.now))
+        correct = self.own_files if ready else None
+        detail = "" if correct else "runs x, not y" if ready else "silent"
+        self._do(s.ask(self.service, Answer(ready, correct, detail), self.now))
 
     # -- what others do ---------------------------------------------------------------------
 
@@ -171,6 +175,9 @@ class World:
                     self.start()
             case Act.EXAMINE:
                 self._at.append((self.now + 0.2, "_examined"))
+            case Act.READ:
+                self.reads -= 1
+                self.own_files = self.reads <= 0
             case Act.PUT_BACK:
                 self.broken = ""
                 if not self.process.starting:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from agent.monitor.configuration import finding, place
+from agent.monitor.configuration import finding, place, traced
+from agent.monitor.model import Finding
 
 CURRENT = "/run/sysvm/current"
 
@@ -63,3 +64,27 @@ def test_the_place_in_the_document_is_the_comment_above() -> None:
     text = "# From agent/templates/x; do not edit\nglobal\n# /load_balancer/listeners/shop\na\nb\n"
     assert place(text, 5, "/load_balancer") == "/load_balancer/listeners/shop"
     assert place(text, 2, "/load_balancer") == "/load_balancer"
+
+
+MADE = "# From agent/templates/x; do not edit\nglobal\n# /load_balancer/listeners/shop\na\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "path", "by_hand"),
+    [
+        (MADE, 5, "/load_balancer/listeners/shop", False),
+        (MADE, 2, "/load_balancer", False),
+        (MADE + "bogus\n", 6, "", True),  # added below the last place that is named
+        (MADE.replace("b\n", "bogus\n"), 5, "", True),
+        ("bogus\n" + MADE, 6, "/load_balancer/listeners/shop", False),  # ours, moved
+        (MADE, 0, "/load_balancer", False),
+        (MADE + "bogus\n", 0, "", True),
+        ("", 7, "", True),
+    ],
+)
+def test_a_line_that_a_hand_wrote_is_from_nowhere_in_the_document(
+    text: str, line: int, path: str, by_hand: bool
+) -> None:
+    found = traced(Finding("/x", line, "bad"), text, MADE, "/load_balancer")
+    assert (found.path, found.by_hand) == (path, by_hand)
+    assert (found.file, found.line, found.message) == ("/x", line, "bad")

@@ -408,3 +408,64 @@ def test_no_false_alarm_in_six_hours_of_ten_pushes_a_minute(seed: int) -> None:
         world.run(chance.uniform(3.0, 9.0))
     assert world.effects == []
     assert world.shown() is State.RUNNING
+
+
+# -- other files -------------------------------------------------------------------------------
+
+
+def test_a_daemon_with_other_files_is_told_once_to_read_its_own(world: World) -> None:
+    world.own_files, world.reads = False, 1
+    world.run(60)
+    assert world.kinds() == ["service.other-files", "service.own-files"]
+    assert world.acts() == [Act.READ]
+    assert [line.tone for line in world.lines()] == [Tone.OTHER_FILES, Tone.OWN_FILES]
+    assert world.events()[0].data["reason"] == "other-files"
+    assert world.events()[0].data["detail"] == "runs x, not y"
+    assert world.shown() is State.RUNNING
+
+
+def test_what_reading_does_not_help_is_one_alert_and_no_restart(world: World) -> None:
+    world.own_files = False
+    world.run(3600)
+    assert world.kinds() == ["service.other-files", "service.still-other-files"]
+    assert world.events()[1].severity is Severity.ALERT
+    assert world.acts() == [Act.READ] * 3
+    told = [at for at, effect in world.effects if effect is Act.READ]
+    assert told[1] - told[0] >= 5
+    assert told[2] - told[1] >= 10
+    assert [line.alert for line in world.lines()] == [False, False, False, True]
+    assert world.shown() is State.RUNNING  # it serves
+    world.own_files = True
+    world.run(3)
+    assert world.kinds()[-1] == "service.own-files"
+
+
+def test_a_restart_by_somebody_or_a_push_begins_anew(world: World) -> None:
+    world.own_files = False
+    world.run(100)
+    world.clear()
+    world.run(10)
+    assert world.kinds()[-1] == "service.other-files"
+    assert world.acts() == [Act.READ] * 4
+
+
+def test_one_answer_from_other_files_is_a_change_under_way(world: World) -> None:
+    for _ in range(20):
+        world.own_files = False
+        world.run(3)
+        world.own_files = True
+        world.run(3)
+    assert world.effects == []
+
+
+@pytest.mark.parametrize("off", [State.HELD, State.DISABLED])
+def test_files_of_what_is_left_alone_are_nobodys_affair(world: World, off: State) -> None:
+    world.rule(off)
+    world.own_files = False
+    world.run(100)
+    assert world.effects == []
+    assert world.service.correct is False  # and shown
+    world.rule(None)
+    world.reads = 1
+    world.run(100)
+    assert world.kinds() == ["service.other-files", "service.own-files"]

@@ -8,6 +8,7 @@ python -m agent.main expire N    by the confirm timer: roll revision N back if i
 
 import argparse
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -232,6 +233,7 @@ def _serve() -> int:
             listen = (places, host.links, stop)
             threading.Thread(target=boot.listen, args=listen, name="listen", daemon=True).start()
         lines = ServiceLog()
+        means = lookout.MeansWatch(outbox)
         monitor = Monitor(
             engine,
             host.prober,
@@ -239,13 +241,13 @@ def _serve() -> int:
             lines,
             Holds(paths.state / "holds.json"),
             paths,
-            alive=lambda: _notify("WATCHDOG=1"),
+            alive=lambda: None if means.lost else _notify("WATCHDOG=1"),
             changed=lambda: banner.write(paths, _store(paths)),
         )
         for name, work in (("monitor", monitor.watch), ("ask", monitor.ask)):
             threading.Thread(target=work, args=(stop,), name=name, daemon=True).start()
         woken.append(monitor.wake)
-        _listen(paths, outbox, stop)
+        _listen(paths, outbox, means, stop)
         figures = LinuxFigures(paths, host.units, services=monitor.states)
         health = Health(
             engine,
@@ -293,7 +295,9 @@ def _tell(
         threading.Thread(target=run, args=(stop,), name=name, daemon=True).start()
 
 
-def _listen(paths: Paths, events: Recorder, stop: threading.Event) -> None:
+def _listen(
+    paths: Paths, events: Recorder, means: lookout.MeansWatch, stop: threading.Event
+) -> None:
     """Hear from both haproxies: of servers, and of who is refused. And watch the disk."""
     from agent.monitor import balancer, refusals
     from agent.services import control, load_balancer
@@ -309,8 +313,9 @@ def _listen(paths: Paths, events: Recorder, stop: threading.Event) -> None:
         threading.Thread(
             target=haproxy.follow, args=(*arguments, stop), name=name, daemon=True
         ).start()
-    state = lookout.StateWatch(paths.state, events)
-    threading.Thread(target=state.run, args=(stop,), name="state", daemon=True).start()
+    threading.Thread(
+        target=lookout.watch, args=(paths.state, events, means, stop), name="state", daemon=True
+    ).start()
 
 
 def _trim_when_sent(response: "Response") -> "Response":
@@ -362,14 +367,18 @@ def _legacy() -> tuple[str, ...]:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd (sd_notify(3))."""
+    """Tell systemd (sd_notify(3)), by a socket that is there also where none can be opened."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.sendto(state.encode(), address)
+    _channel().sendto(state.encode(), address)
+
+
+@functools.cache
+def _channel() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ to everyone.
 """
 
 import contextlib
+import errno
 import grp
 import json
+import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,11 @@ IDLE = 30  # seconds after which a connection without a request is closed
 GRACE = 15.0  # seconds that requests under way have when the agent is stopped
 HEADER = 64 * 1024  # bytes
 UNSENT = 512 * 1024  # bytes of a stream that wait for a slow client before the stream does
+
+_NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE = 0.2  # seconds in which the loop does nothing
+
+log = logging.getLogger(__name__)
 
 
 def listen(path: Path, group: str | None = GROUP) -> socket.socket:
@@ -79,6 +87,7 @@ class Server:
             expose_tracebacks=False,
         )
         self._server.channel_class = _Channel
+        self._server.accept = _Door(listener).accept
 
     def run(self) -> None:
         """Serve until `stop`, or a signal's handler that exits; requests under way are finished."""
@@ -112,6 +121,50 @@ def serve(
     server = Server(app, listen(path, group), streams)
     ready()
     server.run()
+
+
+class _Door:
+    """Takes clients in.
+
+    Where no descriptor is left for one, it is sent away: who waits unseen would have the loop turn,
+    and complain, without end. A descriptor is kept for that alone.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._spare = -1
+        self._full = False
+
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        """As waitress' own: None where there is nobody."""
+        if self._spare < 0:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            client = self._listener.accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _NONE_LEFT:
+                raise
+            self._send_away(error)
+            return None
+        if self._full:
+            log.warning("clients are taken in again")
+        self._full = False
+        return client
+
+    def _send_away(self, error: OSError) -> None:
+        if not self._full:
+            log.error("clients are sent away: %s", error)
+        self._full = True
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
+        try:
+            self._listener.accept()[0].close()
+        except OSError:  # another thread was quicker
+            time.sleep(_PAUSE)
 
 
 class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types

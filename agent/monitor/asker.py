@@ -115,13 +115,16 @@ def epoch_of(paths: Paths) -> str:
 
 
 def is_changing(paths: Paths, known: str) -> bool:
-    """Is somebody changing the machine, or has done so since the state was `known`?"""
+    """Is somebody changing the machine, or has done so since the state was `known`?
+
+    Where that cannot be told, as without a free descriptor, somebody is.
+    """
     if epoch_of(paths) != known:
         return True
     try:
         with lock.held(paths.lock):
             return False
-    except Busy:
+    except (Busy, OSError):
         return True
 
 

@@ -36,6 +36,8 @@ class Kind(enum.StrEnum):
     """Every type of event."""
 
     AGENT_STARTED = "agent.started"
+    AGENT_STARVED = "agent.starved"
+    AGENT_FED = "agent.fed"
     DOCUMENT_COMMITTED = "document.committed"
     DOCUMENT_PROVISIONAL = "document.provisional"
     DOCUMENT_CONFIRMED = "document.confirmed"
@@ -216,6 +218,19 @@ CATALOGUE: Mapping[Kind, Meaning] = {
         "The agent has started, after a boot or by itself.",
         "nothing; where the VM was not rebooted, `sysvmctl logs sysvm-agent` says why",
         {"boot": "whether the VM has booted since the agent last ran"},
+    ),
+    Kind.AGENT_STARVED: Meaning(
+        Severity.ALERT,
+        "The agent can open nothing or start nothing. It watches on; clients are sent away, and "
+        "pushes fail. What is configured runs on.",
+        "`systemctl restart sysvm-agent`; keep `sysvmctl logs sysvm-agent` of before",
+        {"lacks": "descriptors, tasks", "detail": "what the kernel said"},
+    ),
+    Kind.AGENT_FED: Meaning(
+        Severity.INFO,
+        "The agent has what it needs again.",
+        "nothing",
+        {"lacks": "what it had lacked"},
     ),
     Kind.DOCUMENT_COMMITTED: Meaning(
         Severity.INFO,

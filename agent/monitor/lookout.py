@@ -4,6 +4,7 @@ Each look compares with what was found before, so that an event is a change.
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from agent.system import files
 from agent.system.paths import Paths
 
 STATE_INTERVAL = 5.0  # seconds from one look at the state partition to the next
+SPARE = 3  # descriptors that a little work needs
+LOST = 12  # looks in a row without
 
 
 def started(paths: Paths, events: Recorder) -> None:
@@ -49,6 +52,14 @@ def started(paths: Paths, events: Recorder) -> None:
         marker.touch(mode=0o600)
 
 
+def watch(folder: Path, events: Recorder, means: "MeansWatch", stop: threading.Event) -> None:
+    """Look at the state partition there, and at the agent's means, until `stop`."""
+    looks = StateWatch(folder, events).look, means.look
+    while not stop.wait(STATE_INTERVAL):
+        for look in looks:
+            look()
+
+
 class StateWatch:
     """Can the state partition be written?"""
 
@@ -57,16 +68,75 @@ class StateWatch:
         self._events = events
         self._well = True
 
-    def run(self, stop: threading.Event) -> None:
-        """Look until `stop`."""
-        while not stop.wait(STATE_INTERVAL):
-            self.look()
-
     def look(self) -> None:
         reason = _full(self._folder)
         if self._well is bool(reason):
             self._events.record(_told(reason, files.free(self._folder)))
         self._well = not reason
+
+
+class MeansWatch:
+    """Can the agent open files, and start threads and processes?
+
+    Whatever fails for want of them fails by itself; this is so that somebody is told why. What
+    lasts is a leak, most likely: then the agent is `lost`, and systemd's watchdog is to have it.
+    """
+
+    def __init__(
+        self, events: Recorder, look: Callable[[], Mapping[str, str]] | None = None
+    ) -> None:
+        self._events = events
+        self._look = look or lacking
+        self._lacks: frozenset[str] = frozenset()
+        self._looks = 0  # in a row, in which something was lacking
+
+    @property
+    def lost(self) -> bool:
+        """Has it been without for long?"""
+        return self._looks >= LOST
+
+    def look(self) -> None:
+        found = self._look()
+        for name in sorted(found.keys() - self._lacks):
+            self._events.record(
+                Event(
+                    kind=Kind.AGENT_STARVED,
+                    subject=name,
+                    message=f"the agent has no {name} left: {found[name]}",
+                    data={"lacks": name, "detail": found[name]},
+                )
+            )
+        for name in sorted(self._lacks - found.keys()):
+            self._events.record(
+                Event(
+                    kind=Kind.AGENT_FED,
+                    subject=name,
+                    message=f"the agent has {name} again",
+                    data={"lacks": name},
+                )
+            )
+        self._lacks = frozenset(found)
+        self._looks = self._looks + 1 if found else 0
+
+
+def lacking() -> Mapping[str, str]:
+    """What this process can have no more of, and what the kernel says."""
+    found: dict[str, str] = {}
+    handles: list[int] = []
+    try:
+        handles += [os.dup(2) for _ in range(SPARE)]
+    except OSError as error:
+        found["descriptors"] = str(error)
+    finally:
+        for handle in handles:
+            os.close(handle)
+    try:
+        thread = threading.Thread(target=int, name="means")
+        thread.start()
+        thread.join()
+    except RuntimeError as error:
+        found["tasks"] = str(error)
+    return found
 
 
 def _full(folder: Path) -> str:

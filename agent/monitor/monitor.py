@@ -10,7 +10,6 @@ refused configuration) is taken up by the next agent, or by the next push.
 """
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -38,6 +37,7 @@ from agent.monitor.asker import (
     is_changing,
 )
 from agent.monitor.checks import ServiceState
+from agent.monitor.counts import Counts
 from agent.monitor.events import Event, Kind, Recorder
 from agent.monitor.holds import Holds
 from agent.monitor.log import Level, Sentence, ServiceLog
@@ -75,6 +75,11 @@ class _Death:
     descriptor: int | None
     by: float | None = None  # when systemd has to have told of it
 
+    @property
+    def unseen(self) -> bool:
+        """Would it end without the kernel telling? There was no descriptor left for it."""
+        return self.descriptor is None and self.by is None
+
 
 @dataclass(slots=True)
 class Monitor:
@@ -98,12 +103,13 @@ class Monitor:
     _deaths: dict[str, _Death] = field(default_factory=dict)
     _asker: Asker = field(init=False)
     _ill: frozenset[str] = frozenset()
-    _told_of: dict[str, int] = field(default_factory=dict)
+    _deaf: bool = False
+    _told_of: Counts = field(init=False)
 
     def __post_init__(self) -> None:
         for end in self._wake:
             os.set_blocking(end, False)
-        self._told_of = _read_counts(self.paths)
+        self._told_of = Counts(self.paths.run / "restarts.json")
         ill_file(self.paths).unlink(missing_ok=True)
         self._asker = Asker(
             self.engine,
@@ -212,10 +218,7 @@ class Monitor:
         return short(unit)
 
     def _record(self, event: Event) -> None:
-        try:
-            self.events.record(event)
-        except Exception:  # noqa: BLE001 - who watches goes on watching
-            _log.exception("an event was not recorded")
+        self.events.record(event)
 
     def _post(self, message: Message) -> None:
         self._inbox.put(message)
@@ -227,26 +230,30 @@ class Monitor:
     def watch(self, stop: threading.Event) -> None:
         """Hear and act until `stop` is set."""
         name_thread("monitor")
-        complained = False
         while not stop.is_set():
             try:
-                with UnitWatch.open(self.bus) as heard:
-                    complained = False
-                    for unit in self._wanted:
-                        self._follow(heard, unit)
-                    while not stop.is_set():
-                        self._once(heard)
-            except BusError as error:
-                if not complained:
-                    _log.warning("systemd cannot be heard: %s", error)
-                complained = True
-                self._without_bus()
-                stop.wait(_AGAIN)
-            except Exception:  # noqa: BLE001 - who watches goes on watching
+                self._hear(stop)
+            except Exception:  # noqa: BLE001 - the thread's last line: who watches goes on watching
                 _log.exception("what became of services is looked up anew")
                 stop.wait(_AGAIN)
         for unit in tuple(self._deaths):
             self._unfollow(unit)
+
+    def _hear(self, stop: threading.Event) -> None:
+        """Hear and act for as long as there is a bus."""
+        try:
+            with UnitWatch.open(self.bus) as heard:
+                self._deaf = False
+                for unit in self._wanted:
+                    self._follow(heard, unit)
+                while not stop.is_set():
+                    self._once(heard)
+        except BusError as error:
+            if not self._deaf:
+                _log.warning("systemd cannot be heard: %s", error)
+            self._deaf = True
+            self._without_bus()
+            stop.wait(_AGAIN)
 
     def _once(self, heard: UnitWatch) -> None:
         """Wait for something to happen, and do what follows."""
@@ -300,6 +307,7 @@ class Monitor:
             self._released(hold, "its time is over")
             self._rule(heard)
         self.log.flush()
+        self._told_of.keep()
 
     def _take(self, heard: UnitWatch, message: Message) -> None:
         now = time.monotonic()
@@ -373,7 +381,7 @@ class Monitor:
     def _follow(self, heard: UnitWatch, unit: str) -> None:
         if unit not in self._services:
             one = self._wanted[unit]
-            begun = service.begin(unit, one.known_as, time.monotonic(), self._told_of.get(unit, -1))
+            begun = service.begin(unit, one.known_as, time.monotonic(), self._told_of.get(unit))
             off = one.off(self.holds.all().keys())
             self._services[unit] = service.rule(begun, off, time.monotonic())[0]
         self._look(heard, unit, heard.follow(unit))
@@ -397,15 +405,13 @@ class Monitor:
             return
         process = _process(properties)
         death = self._deaths.get(unit)
-        if process.pid and (death is None or death.pid != process.pid):
+        if process.pid and (death is None or death.pid != process.pid or death.unseen):
             self._unfollow(unit)
             self._deaths[unit] = _Death(process.pid, pidfd(process.pid))
         changing = process != known.seen and is_changing(self.paths, self._epoch)
         step = service.look(known, process, time.monotonic(), changing=changing)
         self._do(heard, unit, step)
-        if step[0].counted != self._told_of.get(unit):
-            self._told_of[unit] = step[0].counted
-            _write_counts(self.paths, self._told_of)
+        self._told_of.put(unit, step[0].counted)
         if step[0].eager(time.monotonic()):
             self._asker.nudge()
 
@@ -485,21 +491,3 @@ def _process(properties: Properties) -> Process:
         # Until they are looked at, the unit's first start, conditions are said not to hold.
         able=properties["ConditionResult"] or properties["ConditionTimestampMonotonic"] == 0,
     )
-
-
-def _counts_file(paths: Paths) -> Path:
-    return paths.run / "restarts.json"
-
-
-def _read_counts(paths: Paths) -> dict[str, int]:
-    """How many of systemd's restarts of each unit have been told of, by the agent before."""
-    try:
-        counts = json.loads(_counts_file(paths).read_bytes())
-        return {str(unit): int(count) for unit, count in counts.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def _write_counts(paths: Paths, counts: Mapping[str, int]) -> None:
-    with contextlib.suppress(OSError):
-        files.write(_counts_file(paths), json.dumps(counts).encode(), durable=False)

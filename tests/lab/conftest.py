@@ -10,7 +10,7 @@ import pytest
 
 from appliance import blobs, tools
 from appliance.errors import ApplianceError
-from appliance.lab import Lab
+from appliance.lab import Lab, state
 
 _HERE = Path(__file__).parent
 EXAMPLE = _HERE.parents[1] / "examples/router.json"
@@ -41,10 +41,10 @@ def _able() -> None:
     except ApplianceError as error:
         pytest.skip(f"no lab: {error}")
     # A test run that was killed could not clean up after itself.
-    for lab in Lab.all():
-        match = _TEST_LAB.fullmatch(lab.name)
+    for name in state.names():
+        match = _TEST_LAB.fullmatch(name)
         if match and not Path(f"/proc/{match[1]}").exists():
-            lab.down()
+            Lab.find(name).down()
 
 
 @pytest.fixture(scope="module")

@@ -286,3 +286,29 @@ def test_nic_that_is_down_has_nobody_to_tell(here: Scratch) -> None:
         announce.announce([FOUR, SIX, Address("eth9", FOUR.interface)])
 
     here.do(check)
+
+
+# -- hostile case 28: more was told to a socket than it could keep ------------------------------
+
+_ADD_MEMBERSHIP, _GROUP_LINK = 1, 1  # NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK
+
+
+def test_socket_that_was_overrun_is_replaced_and_the_answer_whole(
+    here: Scratch, kernel: Netlink
+) -> None:
+    """A tiny buffer, and a flood of what nobody reads: the next answer is ENOBUFS (netlink(7))."""
+
+    def overrun() -> None:
+        before = kernel.links()
+        channel = kernel._kernel()._socket  # noqa: SLF001 - the fault is in there
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        channel.setsockopt(270, _ADD_MEMBERSHIP, _GROUP_LINK)
+        for number in range(64):
+            ip("link set peer mtu", str(1300 + number % 2))
+        ip("link set peer mtu 1500")
+        assert kernel.links() == before
+        assert kernel._kernel()._socket is not channel  # noqa: SLF001
+        kernel.add_address(FOUR)
+        assert kernel.addresses([NIC]) == {FOUR}
+
+    here.do(overrun)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,3 +116,46 @@ def test_condition_is_the_worst_that_anybody_knows() -> None:
     runs.now = None
     assert conditions.now() == Condition(7, 4, Health.UNKNOWN)
     assert lookout.found(None) is Health.UNKNOWN
+
+
+def test_agent_that_lacks_something_says_so_once_and_when_that_is_over(heard: Heard) -> None:
+    lacks: dict[str, str] = {}
+    watch = lookout.MeansWatch(heard, lambda: lacks)
+    watch.look()
+    assert heard.events == []
+    lacks["descriptors"] = "Too many open files"
+    for _ in range(lookout.LOST - 1):
+        watch.look()
+    assert heard.kinds == [Kind.AGENT_STARVED]
+    assert "Too many open files" in heard.events[0].message
+    assert not bool(watch.lost)
+    lacks["tasks"] = "can't start new thread"
+    watch.look()
+    assert bool(watch.lost)  # a leak: systemd's watchdog is to have it
+    lacks.clear()
+    watch.look()
+    assert not bool(watch.lost)
+    assert [(e.kind, e.subject) for e in heard.events[1:]] == [
+        (Kind.AGENT_STARVED, "tasks"),
+        (Kind.AGENT_FED, "descriptors"),
+        (Kind.AGENT_FED, "tasks"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "lacks"), [("NOFILE", "descriptors"), ("NPROC", "tasks"), ("CORE", None)]
+)
+def test_what_this_process_lacks_is_seen(limit: str, lacks: str | None) -> None:
+    """In a process of somebody who may not go beyond a limit."""
+    script = f"""
+import os, resource, sys
+from agent.monitor import lookout
+if not os.geteuid():
+    os.setuid(65534)
+most = len(os.listdir("/proc/self/fd")) if "{limit}" == "NOFILE" else 0
+resource.setrlimit(resource.RLIMIT_{limit}, (most, most))
+print(*lookout.lacking())
+"""
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.split() == ([lacks] if lacks else [])

@@ -299,7 +299,7 @@ def _listen(
     paths: Paths, events: Recorder, means: lookout.MeansWatch, stop: threading.Event
 ) -> None:
     """Hear from both haproxies: of servers, and of who is refused. And watch the disk."""
-    from agent.monitor import balancer, refusals
+    from agent.monitor import balancer, consoles, refusals
     from agent.services import control, load_balancer
     from agent.system import haproxy
 
@@ -313,6 +313,8 @@ def _listen(
         threading.Thread(
             target=haproxy.follow, args=(*arguments, stop), name=name, daemon=True
         ).start()
+    seen = consoles.Consoles(events, paths.run / "console-records.json")
+    threading.Thread(target=seen.run, args=(stop,), name="consoles", daemon=True).start()
     threading.Thread(
         target=lookout.watch, args=(paths.state, events, means, stop), name="state", daemon=True
     ).start()

@@ -26,6 +26,7 @@ from typing import Any
 from agent.console import configuration, listening, wire
 from agent.console.configuration import Listener
 from agent.console.link import LONGEST, Link
+from agent.console.records import Records
 from agent.console.sessions import (
     Admitted,
     End,
@@ -83,6 +84,7 @@ class Keeper:
         self._watchers: set[Link] = set()
         self._changed = asyncio.Event()
         self._over: list[dict[str, Any]] = []  # ended since the last report
+        self._records = Records()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._begun = False
@@ -168,6 +170,7 @@ class Keeper:
         if worker.retired is None:
             told = "worker %d ended (%s); its browsers come back to another"
             log.error(told, worker.number, status)
+            self._records.died(worker.number, status)
         del self._workers[worker.number]
         now = time.monotonic()
         for name, number in list(self._places.items()):
@@ -257,6 +260,7 @@ class Keeper:
             for ended in self._table.tick(now):
                 self._note(ended)
             await self._let_go(now)
+            self._records.tick(drained=self._table.draining and not self._table.held)
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -289,6 +293,7 @@ class Keeper:
         admitted = self._table.open(secret, ip_address(source), now, resume)
         if isinstance(admitted, Refusal):
             log.warning("a browser at %s is refused: %s", source, admitted.logged)
+            self._records.refused(source, admitted.logged)
             return {"refused": admitted.name}
         return self._admitted(admitted, source, number)
 
@@ -299,6 +304,8 @@ class Keeper:
             message = {"op": "close", "id": session.id, "connection": admitted.connection - 1}
             self._workers[before].link.send(message | {"code": NORMAL, "reason": "taken over"})
         self._places[session.id] = number
+        if admitted.connection == 1:
+            self._records.opened(session, source)
         log.info(
             "session %s: %s %s the console of %s from %s",
             session.id,
@@ -363,6 +370,7 @@ class Keeper:
                 ended.why.value,
             )
         self._over = [*self._over[-999:], wire.ended_row(ended, now)]
+        self._records.ended(ended, now)
         self._changed.set()
 
     def _close_all(self, code: int, reason: str) -> None:
@@ -389,7 +397,8 @@ class Keeper:
                     link.send(self._state())
                     continue
                 try:
-                    link.send(self._asked(message))
+                    new = message.get("op") == "records"
+                    link.send(await self._records.after(message) if new else self._asked(message))
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     link.send({"error": "malformed", "detail": f"{type(error).__name__}: {error}"})
         finally:
@@ -435,6 +444,7 @@ class Keeper:
     def _drain(self, within: float, now: float) -> dict[str, Any]:
         """Take nobody new, and after so many seconds tell those who are there to come back."""
         log.info("draining: sessions may go on for %.0f s", within)
+        self._records.draining(within, self._table.held)
         for ended in self._table.drain(now):
             self._note(ended)
         if self._drained is not None:

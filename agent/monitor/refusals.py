@@ -63,9 +63,15 @@ def parse(line: str) -> Refusal | None:
 class Refusals:
     """Folds them; `agent.system.haproxy.follow` calls it."""
 
-    def __init__(self, events: Recorder, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        events: Recorder,
+        now: Callable[[], float] = time.monotonic,
+        event: Callable[[Refusal, int], Event] | None = None,
+    ) -> None:
         self._events = events
         self._now = now
+        self._event = event or _event
         self._begun: dict[Refusal, float] = {}  # when the window of one began
         self._more: dict[Refusal, int] = {}
 
@@ -74,8 +80,11 @@ class Refusals:
 
     def heard(self, line: str) -> None:
         """One line of the ring."""
-        if (refusal := parse(line)) is None:
-            return
+        if (refusal := parse(line)) is not None:
+            self.take(refusal)
+
+    def take(self, refusal: Refusal) -> None:
+        """Somebody was refused, now."""
         self.idle()
         if refusal not in self._begun and len(self._begun) >= CLIENTS:
             refusal = Refusal(OTHERS, "various", "")
@@ -83,7 +92,7 @@ class Refusals:
             self._more[refusal] = self._more.get(refusal, 0) + 1
             return
         self._begun[refusal] = self._now()
-        self._events.record(_event(refusal, 1))
+        self._events.record(self._event(refusal, 1))
 
     def idle(self) -> None:
         """Windows that are over are told, where there was more in them."""
@@ -91,7 +100,7 @@ class Refusals:
             del self._begun[refusal]
             if times := self._more.pop(refusal, 0):
                 self._begun[refusal] = self._now()
-                self._events.record(_event(refusal, times))
+                self._events.record(self._event(refusal, times))
 
     def _over(self) -> Iterator[Refusal]:
         now = self._now()

@@ -12,10 +12,12 @@ _TURN = 0.5  # seconds
 _LONGEST = 64 * 1024 * 1024  # bytes of an answer
 
 
-def ask(message: Mapping[str, Any], control: Path = CONTROL) -> dict[str, Any]:
+def ask(
+    message: Mapping[str, Any], control: Path = CONTROL, timeout: float = _TIMEOUT
+) -> dict[str, Any]:
     """The answer. Raises OSError, or ValueError where it is none."""
     with socket.socket(socket.AF_UNIX) as peer:
-        peer.settimeout(_TIMEOUT)
+        peer.settimeout(timeout)
         peer.connect(str(control))
         peer.sendall(json.dumps(message).encode() + b"\n")
         with peer.makefile("rb") as lines:

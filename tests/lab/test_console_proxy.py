@@ -236,3 +236,58 @@ def test_a_killed_worker_comes_back(proxy: Router, lab: Lab) -> None:
     assert before
     lab.vm.run(["kill", "-9", before[0]])
     wait_until(lambda: len(workers()) == len(before) and before[0] not in workers(), 20, "another")
+
+
+def test_what_happens_to_consoles_is_told_as_events(proxy: Router, lab: Lab, screen: int) -> None:
+    page = lab.vm.request("GET", "/v1/events?limit=1000").json()
+
+    def told(kind: str, subject: str = "") -> dict[str, Any]:
+        path = f"/v1/events?limit=1000&after={page['last']}&stream={page['stream']}"
+
+        def found() -> list[dict[str, Any]]:
+            events = lab.vm.request("GET", path).json()["events"]
+            told_so = [event for event in events if event["kind"] == kind]
+            return [event for event in told_so if subject in {"", event["subject"]}]
+
+        (event,) = wait_until(found, 30, f"{kind} is told")
+        return event
+
+    assert offer(proxy, "e1", screen) == 201
+    with browser(lab, "e1") as one:
+        assert one.stdout is not None
+        assert one.stdin is not None
+        assert one.stdout.readline() == b"web 1\n"
+        opened = told("console.opened", "e1")
+        assert opened["data"]["user"] == "alice"
+        assert opened["data"]["vm"] == "i-2-10-VM"
+        with browser(lab, "nobody's") as other:  # a link that never was
+            told("console.refused")
+            assert other.stdin is not None
+            other.stdin.close()
+            other.kill()
+        # The agent is away when a worker dies.
+        lab.vm.run(["systemctl", "stop", "sysvm-agent"])
+        lab.vm.run(["sh", "-c", f"kill -9 $(pgrep -P $(systemctl show -P MainPID {UNIT}))"])
+        lab.vm.run(["systemctl", "start", "sysvm-agent"])
+        lab.vm.wait_ready()
+        died = wait_until(
+            lambda: [
+                event
+                for event in lab.vm.request("GET", "/v1/events?tail=50").json()["events"]
+                if event["kind"] == "console.worker-died"
+            ],
+            30,
+            "its death is told",
+        )
+        assert died[0]["data"]["status"] == "status -9"
+        one.stdin.close()
+        one.kill()
+    drained = lab.vm.request("POST", "/v1/console/drain", json={"within": 1})
+    assert drained.status == 200
+    assert told("console.draining")["data"]["within"] == 1
+    lab.vm.request("DELETE", "/v1/console/sessions/e1")
+    assert told("console.ended", "e1")["data"]["user"] == "alice"
+    told("console.drained")
+    assert lab.vm.request("DELETE", "/v1/console/drain").status == 200
+    text = json.dumps(lab.vm.request("GET", "/v1/events?tail=200").json())
+    assert secret("e1") not in text

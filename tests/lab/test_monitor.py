@@ -118,6 +118,32 @@ def test_other_daemons_say_where_too(watched: Watched, unit: str, file: str, tex
     assert (error["data"]["path"], error["data"]["origin"]) == ("", "hand")
 
 
+@pytest.mark.parametrize(
+    ("unit", "change"),
+    [
+        ("haproxy", "s/^    description .*/    description by-hand/"),
+        ("dnsmasq", "/\\.witness\\.invalid/d"),
+    ],
+)
+def test_a_daemon_that_runs_with_other_files_is_told_to_read_its_own(
+    watched: Watched, unit: str, change: str
+) -> None:
+    """A hand changed them and had them loaded; no process ends for it."""
+    mark, daemons = watched.mark(), watched.router.daemons()
+    watched.sh(f"sed -i '{change}' $(find /run/sysvm/current/{unit}/ -type f)")
+    watched.sh(f"systemctl reload {unit}")
+    wait_until(lambda: mark.kinds(unit)[-1:] == ["service.own-files"], 30, "its own files")
+    assert mark.kinds(unit) == ["service.other-files", "service.own-files"]
+    assert mark.events("service.other-files")[0]["data"]["reason"] == "other-files"
+    lines = [line for line in mark.lines() if f"[{unit}]" in line]
+    assert "runs with other files and is told to read its own" in lines[0]
+    assert "runs with its own files again" in lines[-1]
+    assert watched.state(f"{unit}.service") == "running"
+    assert watched.router.drift() == []
+    after = watched.router.daemons()
+    assert daemons["dnsmasq"] == after["dnsmasq"]
+
+
 @contextmanager
 def replaced(watched: Watched, binary: str, by: str) -> Iterator[None]:
     watched.sh(f"mount --bind {by} {binary}")
@@ -164,6 +190,16 @@ def test_a_loop_outlives_the_agent(watched: Watched) -> None:
         watched.sh("systemctl kill -s KILL --kill-whom=main sysvm-agent")
         watched.vm.wait_ready()
     watched.settle("dnsmasq.service")
+
+
+def test_an_agent_that_is_killed_leaves_no_number_out(watched: Watched) -> None:
+    mark = watched.mark()
+    for _ in range(2):
+        watched.sh("systemctl kill -s KILL --kill-whom=main sysvm-agent")
+        watched.vm.wait_ready()
+    wait_until(lambda: len(mark.events("agent.started")) == 2, 10, "both starts are told")
+    numbers = [event["seq"] for event in mark.events("")]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def test_what_dies_while_the_agent_is_dead_is_told_of_when_it_is_back(watched: Watched) -> None:

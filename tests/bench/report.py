@@ -204,15 +204,23 @@ def _footprint(result: Mapping[str, Any] | None) -> str:
             for name, sizes in result["memory"].items()
         ),
     )
-    idle = "not measured" if result["idle"] is None else f"{result['idle'] * 100:.2f} % of a core"
-    size = f"{result['size']:,}"
     rows = (
-        (f"CPU over {result['idle_seconds']:g} s of nothing, with {size} of each", idle),
+        *_idle(result["idle"], f"{result['size']:,}"),
         ("restart of the agent until it answers", _seconds(result["restart"])),
         ("power on until a listener accepts outside", _seconds(result["serving"])),
         ("power on until the agent answers", _seconds(result["boot"])),
     )
     return f"{memory}\n{_table(('else', 'p50'), iter(rows))}"
+
+
+def _idle(idle: Mapping[str, Any] | None, size: str) -> Iterator[tuple[str, str]]:
+    if idle is None:
+        return
+    between, share = (f"{idle[key] * 100:.2f} % of a core" for key in ("between", "share"))
+    yield f"CPU over {idle['seconds']:g} s of nothing, with {size} of each", between
+    for level, seconds in idle["rounds"].items():
+        yield f"CPU of a round of {level} health checks", f"{seconds * 1000:.0f} ms"
+    yield "CPU, idle, with these rounds at their intervals", share
 
 
 def _seconds(values: Sequence[float]) -> str:

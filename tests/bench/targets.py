@@ -109,7 +109,7 @@ def _footprint(result: Mapping[str, Any]) -> Iterator[Verdict]:
     most = max(memory["uss"] for memory in result["memory"].values()) / MIB
     yield Verdict("the agent's own memory, at its most", "<= 60 MiB", f"{most:.0f} MiB", most <= 60)
     if result["idle"] is not None:
-        idle = result["idle"] * 100
+        idle = result["idle"]["share"] * 100
         yield Verdict("the agent's CPU, idle", "< 0.5 % of a core", f"{idle:.2f} %", idle < 0.5)
 
 

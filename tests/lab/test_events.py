@@ -424,7 +424,22 @@ def test_rollback_of_what_was_not_confirmed_is_told_by_the_timers_own_process(
     assert "not confirmed" in back["data"]["cause"]
 
 
-def test_drift_and_legacy_rules_are_told_until_they_are_over(lab: Lab, router: Router) -> None:
+def test_legacy_rules_are_told_until_they_are_over(lab: Lab, router: Router) -> None:
+    """Case 35, told by the agent itself."""
+    rule = ["FORWARD", "-p", "tcp", "--dport", "4712", "-j", "ACCEPT"]
+    place = kept(lab)
+    if lab.vm.run(["iptables-legacy", "-A", *rule], check=False).returncode != 0:
+        pytest.skip("this kernel has no legacy tables")
+    found = told(lab, place, "legacy-rules.found", 70)
+    assert (found["severity"], found["data"]["rules"]) == ("warning", 1)
+    assert "4712" in found["data"]["first"]
+    assert "drift.found" not in {event["kind"] for event in since(lab, place)}  # beside ours
+    removed = lab.vm.run(["sysvmctl", "legacy-rules", "--remove"]).text
+    assert "4712" in removed
+    told(lab, place, "legacy-rules.over", 70)
+
+
+def test_drift_is_told_until_it_is_over(lab: Lab, router: Router) -> None:
     place = kept(lab)
     lab.vm.run(["iptables", "-I", "INPUT", "-p", "tcp", "--dport", "4711", "-j", "ACCEPT"])
     drift = told(lab, place, "drift.found", 70)

@@ -1,21 +1,31 @@
 """The bundle: everything there is to say, within bounds, and nothing that is secret."""
 
 import base64
+import hashlib
 import io
 import json
 import random
 import tarfile
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask.testing import FlaskClient
 
 from agent.api.routes import IN_BUNDLE
+from agent.console import wire
+from agent.console.sessions import Credentials, Live, Session, State
+from agent.console.targets import Target, TargetKind
 from agent.diagnostics import bundle
 from agent.diagnostics.bundle import COMMANDS, Archive, commands_of, slug
 from agent.diagnostics.scrub import Scrubber
+from agent.document.document import canonical
+from agent.document.types import REDACTED
 from agent.engine.model import Command
-from tests.unit.api.fake import NOW, FakeMachine, value
+from tests.unit.api.fake import NOW, FakeEngine, FakeMachine, value
+from tests.unit.document.planted import ANY, planted
 
 PASSWORD = "Canary-pass-1f2e3d"
 KEY_LINE = "MC4CAQAwBQYDK2VwBCIEIDtWq6zNeKQnvYRgqVhOeFhVWMbTzMGvVHYpWQ5q9n2X"
@@ -102,6 +112,74 @@ def test_secrets_of_documents_and_of_the_boot_are_nowhere(
         assert leak.encode() not in whole
     assert PASSWORD.encode() not in whole
     assert KEY_LINE.encode() not in whole
+
+
+def forms(value: str) -> list[str]:
+    """As others write it."""
+    found = [value, json.dumps(value)[1:-1], quote(value, safe=""), value.encode().hex()]
+    return found + [base64.b64encode(b"x" * n + value.encode()).decode() for n in range(3)]
+
+
+def test_whatever_the_schema_marks_as_secret_is_nowhere(
+    client: FlaskClient, engine: FakeEngine, machine: FakeMachine
+) -> None:
+    """Every field of every section, of each role: planted, and told by whoever could tell it."""
+    assert client.put("/v1/document", data=json.dumps(value())).status_code == 201
+    sections, values = planted()
+    assert {"console", "control", "events", "ipsec", "passwords", "remote_log"} <= sections.keys()
+    kept = engine.kept[1]
+    texts = {**kept.document.texts, **{n: canonical(part) for n, part in sections.items()}}
+    engine.kept[1] = replace(kept, document=replace(kept.document, texts=texts))
+    leaks = [form for secret in values.values() for form in forms(secret)]
+    machine.says = ["printf", r"%s\n", *leaks]
+    machine.lines = tuple(leaks)
+    found = fetched(client)
+    whole = b"\n".join(found.values())
+    for place, secret in values.items():
+        for form in (
+            secret,
+            json.dumps(secret)[1:-1],
+            quote(secret, safe=""),
+            secret.encode().hex(),
+        ):
+            assert form.encode() not in whole, place
+        for number in range(3):
+            form = base64.b64encode(b"x" * number + secret.encode()).decode()
+            assert form[4:-4].encode() not in whole, place
+    document = json.loads(found["documents/1.json"])
+    for place in values:
+        node = document
+        for name in place:
+            node = node[name.replace(ANY, "one")]
+        assert node == REDACTED, place
+
+
+def test_what_a_console_session_shows_the_hypervisor_is_nowhere(
+    client: FlaskClient, machine: FakeMachine
+) -> None:
+    """Credentials, secrets and their digests: a session's row is made of what is in none of it."""
+    names = ("username", "password", "ca", "certificate", "key")
+    canaries = {name: f"Session-canary-{name}" for name in names}
+    digest, resume = hashlib.sha256(b"secret").digest(), hashlib.sha256(b"resume").digest()
+    session = Session(
+        id="s1",
+        digest=digest,
+        vm="i-2-10",
+        user="alice",
+        title="web",
+        target=Target(kind=TargetKind.VNC, address=ip_address("10.2.0.7"), port=5901),
+        credentials=Credentials(**canaries),
+    )
+    live = Live(session, State.OPEN, deadline=0.0, opened=1.0, resume_digest=resume)
+    machine.console_says = {
+        **machine.console_says,
+        "sessions": [{**wire.row(live, 2.0), "credentials": canaries}],
+    }
+    found = fetched(client)
+    assert b"alice" in found["api/console-sessions.json"]
+    whole = b"\n".join(found.values()) + repr(live).encode()
+    for canary in (*canaries.values(), digest.hex(), base64.b64encode(digest).decode()):
+        assert canary.encode() not in whole, canary
 
 
 # -- bounds ------------------------------------------------------------------------------------

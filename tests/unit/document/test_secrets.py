@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from agent.diagnostics.scrub import secrets_of
 from agent.document import boot
 from agent.document.document import InvalidDocument, canonical, parse, schema
 from agent.document.secrets import canonical_redacted, redacted
 from agent.document.types import REDACTED
+from tests.unit.document.planted import planted
 from tests.unit.engine.documents import ROUTER, router, with_forward, with_services, with_tunnels
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.json"))
@@ -87,6 +89,15 @@ def marked(node: Any) -> bool:
 
 def test_every_secret_of_a_document_is_marked_and_nothing_else() -> None:
     assert {name for name, node in fields(schema()) if marked(node)} == MARKED
+
+
+def test_what_the_schema_marks_is_what_is_not_shown() -> None:
+    sections, values = planted()
+    assert len(values) > len(MARKED)  # a type may stand in more than one place
+    assert {place[-1] for place in values} == {name.split(".")[1] for name in MARKED}
+    shown = json.dumps(redacted(sections))
+    assert not [value for value in values.values() if json.dumps(value)[1:-1] in shown]
+    assert set(secrets_of(sections)) == set(values.values())
 
 
 def test_every_secret_of_a_boot_configuration_is_marked() -> None:

@@ -5,14 +5,14 @@ costs more than a status does; of a load balancer with very many servers some ar
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.api.ports import BalancerRow, Facts
 from agent.api.show import ServiceRow
 from agent.engine.store import Revision, State
 from agent.monitor.gauges import Gauges
-from agent.monitor.health import Report, Verdict
+from agent.monitor.health import Report, Result, Verdict
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ROWS = 500  # of the load balancer's statistics
@@ -50,175 +50,250 @@ class Known:
     changes: Changes
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: its name, its type, what it says, and where its samples come from."""
+
+    name: str
+    kind: str
+    words: str
+    samples: Callable[[Known], Iterable[Sample]]
+
+
 def text(known: Known) -> bytes:
     """All metrics."""
-    return "".join(line for family in _families(known) for line in family).encode()
+    return "".join(line for family in FAMILIES for line in _lines(family, known)).encode()
 
 
-def _families(known: Known) -> Iterator[Iterable[str]]:
-    yield from _whole(known)
-    yield from _checks(known.report)
-    yield from _services(known)
-    yield from _machine(known.gauges)
-    yield from _interfaces(known.gauges)
-    yield from _balancer(known.balancer)
+# -- where samples come from ---------------------------------------------------------------------
 
 
-def _whole(known: Known) -> Iterator[Iterable[str]]:
-    current, state = known.current, known.state
-    info = {"version": known.version, "role": str(current.document.role) if current else ""}
-    yield _family("info", "gauge", "The VM: its agent's version and its role.", [(info, 1)])
-    yield _one("revision", "The revision that runs.", state.current)
-    generation = current.info.generation if current else None
-    yield _one("generation", "The generation of the document that runs.", generation)
-    yield _one("provisional", "1 while a revision waits to be confirmed.", int(state.provisional))
-    yield _one("degraded", "1 where neither the last revision nor the one before holds.",
-               int(bool(state.degraded)))  # fmt: skip
-    yield _one("uptime_seconds", "Since the machine booted.", known.facts.uptime)
-    yield _one("agent_uptime_seconds", "Since the agent started.", known.facts.agent_uptime)
-    yield _one("agent_memory_bytes", "Memory that is the agent's own.", known.facts.agent_memory)
+def _info(known: Known) -> Iterator[Sample]:
+    role = str(known.current.document.role) if known.current else ""
+    yield {"version": known.version, "role": role}, 1
+
+
+def _changes(known: Known) -> Iterator[Sample]:
     with known.changes.mutex:
         counts, seconds = dict(known.changes.counts), dict(known.changes.seconds)
-    name = "change_duration_seconds"
-    lines = [*_head(name, "summary", "Changes that were asked for since the agent started.")]
     for result, count in sorted(counts.items()):
-        labels = {"result": result}
-        lines.append(_line(f"{name}_sum", labels, round(seconds[result], 6)))
-        lines.append(_line(f"{name}_count", labels, count))
-    yield lines
+        yield {"_": "_sum", "result": result}, round(seconds[result], 6)
+        yield {"_": "_count", "result": result}, count
 
 
-def _checks(report: Report) -> Iterator[Iterable[str]]:
-    labels = [({"check": r.name, "level": r.level.value}, r) for r in report.results]
-    yield _family(
-        "check_ok", "gauge", "0 where a health check failed or warns, else 1.",
-        [(names, int(r.verdict.well)) for names, r in labels],
-    )  # fmt: skip
-    yield _family(
-        "check_verdict", "gauge", "1 for how a health check ended.",
-        [
-            ({**names, "verdict": verdict.value}, int(r.verdict is verdict))
-            for names, r in labels
-            for verdict in Verdict
-        ],
-    )  # fmt: skip
-    yield _family(
-        "check_duration_seconds", "gauge", "How long a health check took.",
-        [(names, r.duration) for names, r in labels],
-    )  # fmt: skip
-    yield _family(
-        "check_timestamp_seconds", "gauge", "When a health check ended, since the epoch.",
-        [(names, r.at) for names, r in labels],
-    )  # fmt: skip
+def _one(value: Callable[[Known], float | None]) -> Callable[[Known], Iterable[Sample]]:
+    """A single sample; none where the value is not known."""
+
+    def samples(known: Known) -> Iterator[Sample]:
+        if (found := value(known)) is not None:
+            yield {}, found
+
+    return samples
 
 
-def _services(known: Known) -> Iterator[Iterable[str]]:
-    wanted = [row for row in known.services if row.wanted]
-    yield _family(
-        "service_up", "gauge", "1 where a unit that the document wants runs.",
-        [({"unit": row.unit}, int(row.active in {"active", "reloading"})) for row in wanted],
-    )  # fmt: skip
-    yield _family(
-        "service_restarts_total", "counter", "How often systemd started a unit again by itself.",
-        [({"unit": unit}, count) for unit, count in sorted(known.gauges.restarts.items())],
-    )  # fmt: skip
-    yield _family(
-        "service_memory_bytes", "gauge", "Resident memory of a unit's main process.",
-        [({"unit": row.unit}, row.memory) for row in wanted if row.memory is not None],
-    )  # fmt: skip
+def _check(value: Callable[[Result], float]) -> Callable[[Known], Iterable[Sample]]:
+    return lambda known: (
+        ({"check": r.name, "level": r.level.value}, value(r)) for r in known.report.results
+    )
 
 
-def _machine(gauges: Gauges) -> Iterator[Iterable[str]]:
-    yield _family(
-        "cpu_seconds_total", "counter", "CPU time of all cores since the machine booted.",
-        [({"mode": "busy"}, gauges.cpu_busy), ({"mode": "idle"}, gauges.cpu_idle)],
-    )  # fmt: skip
-    yield _one("memory_bytes", "Memory that there is.", gauges.memory_total)
-    yield _one(
-        "memory_available_bytes", "Memory that can be had without swapping.",
-        gauges.memory_available,
-    )  # fmt: skip
-    yield _one("state_bytes", "Size of the state partition.", gauges.state_total)
-    yield _one("state_free_bytes", "Free room on the state partition.", gauges.state_free)
-    yield _one("state_free_inodes", "Free inodes on it.", gauges.state_inodes_free)
-    yield _one("connections", "Tracked connections.", gauges.connections)
-    yield _one("connections_limit", "As many as the table holds.", gauges.connections_limit)
+def _verdicts(known: Known) -> Iterator[Sample]:
+    for r in known.report.results:
+        names = {"check": r.name, "level": r.level.value}
+        for verdict in Verdict:
+            yield {**names, "verdict": verdict.value}, int(r.verdict is verdict)
 
 
-def _interfaces(gauges: Gauges) -> Iterator[Iterable[str]]:
-    for name, field_name, words in (
-        ("receive_bytes", "received_bytes", "Bytes that came in by an interface."),
-        ("transmit_bytes", "sent_bytes", "Bytes that went out by an interface."),
-        ("receive_packets", "received_packets", "Packets that came in by an interface."),
-        ("transmit_packets", "sent_packets", "Packets that went out by an interface."),
-        ("dropped_packets", "dropped", "Packets that an interface dropped, both ways."),
-        ("errors", "errors", "Packets that were broken, both ways."),
-    ):
-        yield _family(
-            f"interface_{name}_total", "counter", words,
-            [
-                ({"interface": nic}, getattr(counts, field_name))
-                for nic, counts in sorted(gauges.interfaces.items())
-            ],
-        )  # fmt: skip
+def _service(value: Callable[[ServiceRow], float | None]) -> Callable[[Known], Iterable[Sample]]:
+    def samples(known: Known) -> Iterator[Sample]:
+        for row in known.services:
+            if row.wanted and (found := value(row)) is not None:
+                yield {"unit": row.unit}, found
+
+    return samples
 
 
-def _balancer(rows: Sequence[BalancerRow]) -> Iterator[Iterable[str]]:
+def _cpu(known: Known) -> Iterator[Sample]:
+    yield {"mode": "busy"}, known.gauges.cpu_busy
+    yield {"mode": "idle"}, known.gauges.cpu_idle
+
+
+def _interface(name: str) -> Callable[[Known], Iterable[Sample]]:
+    return lambda known: (
+        ({"interface": nic}, getattr(counts, name))
+        for nic, counts in sorted(known.gauges.interfaces.items())
+    )
+
+
+def _told(rows: Sequence[BalancerRow]) -> list[BalancerRow]:
     """Listeners, then servers; a backend's own line would count each of its servers' again."""
     told = [row for row in rows if row.server != "BACKEND"]
-    told.sort(key=lambda row: row.server != "FRONTEND")
-    left, told = told[ROWS:], told[:ROWS]
-    if not rows:
-        return
-    names = [({"listener": r.listener, "server": _server(r)}, r) for r in told]
-    yield _family(
+    return sorted(told, key=lambda row: row.server != "FRONTEND")
+
+
+def _balancer(value: Callable[[BalancerRow], float]) -> Callable[[Known], Iterable[Sample]]:
+    def samples(known: Known) -> Iterator[Sample]:
+        for row in _told(known.balancer)[:ROWS]:
+            server = "" if row.server == "FRONTEND" else row.server  # empty: the listener itself
+            yield {"listener": row.listener, "server": server}, value(row)
+
+    return samples
+
+
+def _left_out(known: Known) -> float | None:
+    return max(0, len(_told(known.balancer)) - ROWS) if known.balancer else None
+
+
+_UP = ("UP", "OPEN", "no check")
+_RUNS = frozenset({"active", "reloading"})
+
+FAMILIES: tuple[Family, ...] = (
+    Family("info", "gauge", "The VM: its agent's version and its role.", _info),
+    Family("revision", "gauge", "The revision that runs.", _one(lambda k: k.state.current)),
+    Family(
+        "generation", "gauge", "The generation of the document that runs.",
+        _one(lambda k: k.current.info.generation if k.current else None),
+    ),
+    Family(
+        "provisional", "gauge", "1 while a revision waits to be confirmed.",
+        _one(lambda k: int(k.state.provisional)),
+    ),
+    Family(
+        "degraded", "gauge", "1 where neither the last revision nor the one before holds.",
+        _one(lambda k: int(bool(k.state.degraded))),
+    ),
+    Family("uptime_seconds", "gauge", "Since the machine booted.", _one(lambda k: k.facts.uptime)),
+    Family(
+        "agent_uptime_seconds", "gauge", "Since the agent started.",
+        _one(lambda k: k.facts.agent_uptime),
+    ),
+    Family(
+        "agent_memory_bytes", "gauge", "Memory that is the agent's own.",
+        _one(lambda k: k.facts.agent_memory),
+    ),
+    Family(
+        "change_duration_seconds", "summary",
+        "Changes that were asked for since the agent started.", _changes,
+    ),
+    Family(
+        "check_ok", "gauge", "0 where a health check failed or warns, else 1.",
+        _check(lambda r: int(r.verdict.well)),
+    ),
+    Family("check_verdict", "gauge", "1 for how a health check ended.", _verdicts),
+    Family(
+        "check_duration_seconds", "gauge", "How long a health check took.",
+        _check(lambda r: r.duration),
+    ),
+    Family(
+        "check_timestamp_seconds", "gauge", "When a health check ended, since the epoch.",
+        _check(lambda r: r.at),
+    ),
+    Family(
+        "service_up", "gauge", "1 where a unit that the document wants runs.",
+        _service(lambda row: int(row.active in _RUNS)),
+    ),
+    Family(
+        "service_restarts_total", "counter", "How often systemd started a unit again by itself.",
+        lambda k: (({"unit": unit}, count) for unit, count in sorted(k.gauges.restarts.items())),
+    ),
+    Family(
+        "service_memory_bytes", "gauge", "Resident memory of a unit's main process.",
+        _service(lambda row: row.memory),
+    ),
+    Family(
+        "cpu_seconds_total", "counter", "CPU time of all cores since the machine booted.", _cpu
+    ),
+    Family(
+        "memory_bytes", "gauge", "Memory that there is.", _one(lambda k: k.gauges.memory_total)
+    ),
+    Family(
+        "memory_available_bytes", "gauge", "Memory that can be had without swapping.",
+        _one(lambda k: k.gauges.memory_available),
+    ),
+    Family(
+        "state_bytes", "gauge", "Size of the state partition.",
+        _one(lambda k: k.gauges.state_total),
+    ),
+    Family(
+        "state_free_bytes", "gauge", "Free room on the state partition.",
+        _one(lambda k: k.gauges.state_free),
+    ),
+    Family(
+        "state_free_inodes", "gauge", "Free inodes on it.",
+        _one(lambda k: k.gauges.state_inodes_free),
+    ),
+    Family("connections", "gauge", "Tracked connections.", _one(lambda k: k.gauges.connections)),
+    Family(
+        "connections_limit", "gauge", "As many as the table holds.",
+        _one(lambda k: k.gauges.connections_limit),
+    ),
+    Family(
+        "interface_receive_bytes_total", "counter", "Bytes that came in by an interface.",
+        _interface("received_bytes"),
+    ),
+    Family(
+        "interface_transmit_bytes_total", "counter", "Bytes that went out by an interface.",
+        _interface("sent_bytes"),
+    ),
+    Family(
+        "interface_receive_packets_total", "counter", "Packets that came in by an interface.",
+        _interface("received_packets"),
+    ),
+    Family(
+        "interface_transmit_packets_total", "counter", "Packets that went out by an interface.",
+        _interface("sent_packets"),
+    ),
+    Family(
+        "interface_dropped_packets_total", "counter",
+        "Packets that an interface dropped, both ways.", _interface("dropped"),
+    ),
+    Family(
+        "interface_errors_total", "counter", "Packets that were broken, both ways.",
+        _interface("errors"),
+    ),
+    Family(
         "balancer_up", "gauge", "1 where a listener listens, or a server behind it is used.",
-        [(labels, int(row.status.startswith(("UP", "OPEN", "no check")))) for labels, row in names],
-    )  # fmt: skip
-    yield _family(
+        _balancer(lambda row: int(row.status.startswith(_UP))),
+    ),
+    Family(
         "balancer_sessions", "gauge", "Connections at this moment.",
-        [(labels, row.sessions) for labels, row in names],
-    )  # fmt: skip
-    yield _family(
+        _balancer(lambda row: row.sessions),
+    ),
+    Family(
         "balancer_sessions_total", "counter", "Connections so far.",
-        [(labels, row.total_sessions) for labels, row in names],
-    )  # fmt: skip
-    yield _family(
+        _balancer(lambda row: row.total_sessions),
+    ),
+    Family(
         "balancer_receive_bytes_total", "counter", "Bytes from clients.",
-        [(labels, row.bytes_in) for labels, row in names],
-    )  # fmt: skip
-    yield _family(
+        _balancer(lambda row: row.bytes_in),
+    ),
+    Family(
         "balancer_transmit_bytes_total", "counter", "Bytes to clients.",
-        [(labels, row.bytes_out) for labels, row in names],
-    )  # fmt: skip
-    yield _one("balancer_left_out", "Listeners and servers that are too many to tell.", len(left))
-
-
-def _server(row: BalancerRow) -> str:
-    """Empty for the listener itself."""
-    return "" if row.server == "FRONTEND" else row.server
+        _balancer(lambda row: row.bytes_out),
+    ),
+    Family(
+        "balancer_left_out", "gauge", "Listeners and servers that are too many to tell.",
+        _one(_left_out),
+    ),
+)  # fmt: skip
 
 
 # -- the format --------------------------------------------------------------------------------
 
 
-def _one(name: str, words: str, value: float | None) -> list[str]:
-    return _family(name, "gauge", words, [] if value is None else [({}, value)])
-
-
-def _family(name: str, kind: str, words: str, samples: Sequence[Sample]) -> list[str]:
-    if not samples:
-        return []
-    return [*_head(name, kind, words), *(_line(name, labels, value) for labels, value in samples)]
-
-
-def _head(name: str, kind: str, words: str) -> list[str]:
-    return [f"# HELP sysvm_{name} {words}\n", f"# TYPE sysvm_{name} {kind}\n"]
-
-
-def _line(name: str, labels: Labels, value: float) -> str:
-    told = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-    return f"sysvm_{name}{f'{{{told}}}' if told else ''} {value!r}\n"
+def _lines(family: Family, known: Known) -> Iterator[str]:
+    """A family with its head; nothing where there is no sample, except of a summary."""
+    samples = list(family.samples(known))
+    if not samples and family.kind != "summary":
+        return
+    yield f"# HELP sysvm_{family.name} {family.words}\n"
+    yield f"# TYPE sysvm_{family.name} {family.kind}\n"
+    for labels, value in samples:
+        ending = labels.get("_", "")  # of a summary's own names
+        told = ",".join(
+            f'{name}="{_escaped(text)}"' for name, text in labels.items() if name != "_"
+        )
+        yield f"sysvm_{family.name}{ending}{f'{{{told}}}' if told else ''} {value!r}\n"
 
 
 def _escaped(text: str) -> str:

@@ -131,6 +131,7 @@ def _certificates(pieces: Mapping[str, str], faults: list[Fault]) -> Iterator[_P
 
 
 def _private_key(text: str, passphrase: str, faults: list[Fault]) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -156,7 +157,7 @@ def _private_key(text: str, passphrase: str, faults: list[Fault]) -> Any:
         )
         faults.append(Fault(piece, what, str(error)[:120]))
         return None
-    except Exception as error:  # noqa: BLE001 - UnsupportedAlgorithm, which is no ValueError
+    except UnsupportedAlgorithm as error:  # which is no ValueError
         faults.append(Fault("key", "is of a kind that is not supported", str(error)[:120]))
         return None
     if isinstance(key, rsa.RSAPrivateKey):

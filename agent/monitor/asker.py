@@ -176,7 +176,7 @@ class Asker:
                 self._reload()
                 self._work()
                 self._round(late=late)
-            except Exception:  # noqa: BLE001 - whatever it is, who watches goes on watching
+            except Exception:  # noqa: BLE001 - the thread's last line: who watches goes on watching
                 _log.exception("services could not be asked")
             self.tell(Beat())
             eager = any(one.eager(began) for one in tuple(self.services().values()))

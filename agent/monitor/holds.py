@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from agent.engine.host import HostFull
 from agent.monitor.model import Hold
 from agent.system.files import Disk
 
@@ -48,7 +49,7 @@ class Holds:
         for hold in over:
             try:
                 self.remove(hold.unit)
-            except Exception:  # noqa: BLE001 - a full disk holds nothing for longer than was said
+            except HostFull:  # a full disk holds nothing for longer than was said
                 with self._mutex:
                     self._holds = {u: h for u, h in self._holds.items() if u != hold.unit}
         return over

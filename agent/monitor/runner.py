@@ -202,7 +202,7 @@ class Health:
                 self.turn()
                 pause = self._idle()
             except Exception:
-                # Whatever it is, watching goes on: nobody else would find out.
+                # The thread's last line: whatever it is, watching goes on.
                 log.exception("the health checks' round failed")
             self._wake.wait(pause)
             self._wake.clear()
@@ -473,6 +473,7 @@ def _run(check: Check, given: Round) -> Finding:
     except (CannotTell, EngineError, StepFailed, CheckFailed, InvalidDocument) as error:
         return unknown(str(error))
     except Exception as error:
+        # A mistake in one check, or in what it was told, says nothing of the others.
         log.exception("the check %s failed by itself", check.name)
         return unknown(f"the check itself failed: {type(error).__name__}")
 

@@ -12,6 +12,8 @@ from appliance.cert.cli import app as cert
 from appliance.errors import ApplianceError
 from appliance.image.cli import app as image
 from appliance.lab.cli import app as lab
+from appliance.manager.cli import app as manager
+from appliance.manager.cli import console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +24,8 @@ app = typer.Typer(
 app.add_typer(lab, name="lab", help=lab.info.help)
 app.add_typer(image, name="image", help=image.info.help)
 app.add_typer(cert, name="cert", help=cert.info.help)
+app.add_typer(manager, name="manager", help=manager.info.help)
+app.add_typer(console, name="console", help=console.info.help)
 
 
 @app.command()

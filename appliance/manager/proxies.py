@@ -5,19 +5,20 @@ manager that has listened long enough, its end by a report. Whatever makes a pro
 within `Database.returning`, and ends those of its sessions whose VM has gone elsewhere meanwhile.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, and_, delete, exists, func, insert, or_, select, update
 
+from appliance.manager.agents import Where
 from appliance.manager.assign import Condition, Proxy
 from appliance.manager.tables import proxies, sessions
 
 LEASE = 6.0  # seconds that a manager may follow a proxy without saying so again
 MOVED = "the VM's console is at another proxy now"
-GONE = "gone from its proxy"
 LOST = "its proxy fell silent, and did not come back"
-SETTLE = 10.0  # seconds before a session that a report lacks is taken for gone
+
+AVAILABLE = (proxies.c.up, ~proxies.c.draining, ~proxies.c.drained_there)
 
 
 class NoSuchProxy(LookupError):
@@ -60,31 +61,6 @@ class ProxyRow:
     fault: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reported:
-    """A session as its proxy reports it."""
-
-    id: str
-    state: str
-    source: str
-    opened_ago: float | None
-    input_ago: float | None
-    to_guest: int
-    from_guest: int
-    connections: int
-    resume_sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a proxy says of itself: all its sessions, and why some ended since the last report."""
-
-    draining: bool
-    cap: int
-    sessions: Sequence[Reported]
-    ended: Mapping[str, str]
-
-
 # -- registration ------------------------------------------------------------------------------
 
 
@@ -113,13 +89,14 @@ def register(connection: Connection, given: Registration) -> bool:
 
 def forget(connection: Connection, name: str) -> None:
     """Let go of a proxy. Raises NoSuchProxy, and InUse while it has sessions."""
-    _lock(connection, name)
+    lock(connection, name)
     if live_on(connection, name):
         raise InUse(name)
     connection.execute(delete(proxies).where(proxies.c.name == name))
 
 
-def _lock(connection: Connection, name: str) -> Row[tuple[object, ...]]:
+def lock(connection: Connection, name: str) -> Row[tuple[object, ...]]:
+    """The proxy's row, which nobody else changes meanwhile. Raises NoSuchProxy."""
     row = connection.execute(
         select(proxies).where(proxies.c.name == name).with_for_update()
     ).one_or_none()
@@ -201,6 +178,13 @@ def row_of(connection: Connection, name: str) -> ProxyRow:
     raise NoSuchProxy(name)
 
 
+def where(connection: Connection, name: str) -> Where | None:
+    """Where its agent is; None where there is no such proxy."""
+    query = select(proxies.c.agent, proxies.c.server_name).where(proxies.c.name == name)
+    found = connection.execute(query).one_or_none()
+    return None if found is None else Where(found.agent, found.server_name)
+
+
 def live_on(connection: Connection, name: str) -> tuple[str, ...]:
     """The sessions that are on a proxy."""
     found = connection.execute(
@@ -244,101 +228,7 @@ def note_fault(connection: Connection, name: str, fault: str) -> None:
     )
 
 
-# -- what they report --------------------------------------------------------------------------
-
-
-def returns(connection: Connection, name: str, report: Report) -> bool:
-    """Would this report make the proxy available? Then it is taken within `returning`."""
-    row = connection.execute(select(proxies).where(proxies.c.name == name)).one_or_none()
-    if row is None:
-        return False
-    return not row.up or (row.drained_there and not report.draining)
-
-
-def take_report(
-    connection: Connection, name: str, report: Report, now: float, *, alone: bool
-) -> tuple[str, ...] | None:
-    """Bring a proxy's sessions up to date; those that it has to be told to end.
-
-    None, with nothing done, where the proxy would become available and the transaction is not
-    `alone` (within `returning`). Raises NoSuchProxy.
-    """
-    row = _lock(connection, name)
-    available = row.up and not row.draining and not row.drained_there
-    becomes = not available and not row.draining and not report.draining
-    if becomes and not alone:
-        return None
-    ours = {
-        one.id: one
-        for one in connection.execute(
-            select(sessions).where(sessions.c.proxy == name, sessions.c.ended.is_(None))
-        )
-    }
-    strangers = _strangers(connection, report, ours)
-    connection.execute(
-        update(proxies)
-        .where(proxies.c.name == name)
-        .values(
-            up=True,
-            drained_there=report.draining,
-            reported=now,
-            cap=report.cap,
-            foreign_load=len(report.sessions) - _known(report, ours) - len(strangers),
-        )
-    )
-    for one in report.sessions:
-        if one.id in ours:
-            _bring_up_to_date(connection, ours[one.id], one, now)
-    here = {one.id for one in report.sessions}
-    for identity, known in ours.items():
-        if identity not in here and (identity in report.ended or known.placed < now - SETTLE):
-            end(connection, identity, report.ended.get(identity, GONE), now)
-    return (*strangers, *(reunite(connection, name, now) if becomes else ()))
-
-
-def _known(report: Report, ours: Iterable[str]) -> int:
-    known = set(ours)
-    return sum(one.id in known for one in report.sessions)
-
-
-def _strangers(
-    connection: Connection, report: Report, ours: Mapping[str, object]
-) -> tuple[str, ...]:
-    """Sessions of ours that the proxy has, and should not have any more."""
-    unknown = [one.id for one in report.sessions if one.id not in ours]
-    found: list[str] = []
-    for start in range(0, len(unknown), 500):
-        part = unknown[start : start + 500]
-        found += connection.execute(select(sessions.c.id).where(sessions.c.id.in_(part))).scalars()
-    return tuple(sorted(found))
-
-
-def _bring_up_to_date(
-    connection: Connection, known: Row[tuple[object, ...]], said: Reported, now: float
-) -> None:
-    def at(ago: float | None, before: float | None) -> float | None:
-        if ago is None:
-            return before
-        moment = now - ago
-        return before if before is not None and abs(before - moment) < 1 else moment
-
-    new = {
-        "state": said.state,
-        "source": said.source,
-        "opened": at(said.opened_ago, known.opened),
-        "last_input": at(said.input_ago, known.last_input),
-        "to_guest": said.to_guest,
-        "from_guest": said.from_guest,
-        "connections": said.connections,
-        "resume_sha256": said.resume_sha256,
-    }
-    changed = {name: value for name, value in new.items() if getattr(known, name) != value}
-    if changed:
-        connection.execute(
-            update(sessions)
-            .where(sessions.c.id == known.id, sessions.c.ended.is_(None))
-            .values(**changed)
-        )
+# -- split and ended -------------------------------------------------------------------------
 
 
 def reunite(connection: Connection, name: str, now: float) -> tuple[str, ...]:
@@ -351,9 +241,7 @@ def reunite(connection: Connection, name: str, now: float) -> tuple[str, ...]:
             other.c.vm == sessions.c.vm,
             other.c.ended.is_(None),
             other.c.proxy != name,
-            proxies.c.up,
-            ~proxies.c.draining,
-            ~proxies.c.drained_there,
+            *AVAILABLE,
         )
     )
     split = connection.execute(
@@ -408,7 +296,7 @@ def give_up(connection: Connection, now: float, after: float) -> tuple[str, ...]
 
 def drain(connection: Connection, name: str) -> tuple[str, ...]:
     """Give it no sessions any more; those that it has. Raises NoSuchProxy."""
-    _lock(connection, name)
+    lock(connection, name)
     connection.execute(update(proxies).where(proxies.c.name == name).values(draining=True))
     return live_on(connection, name)
 
@@ -418,7 +306,7 @@ def undrain(connection: Connection, name: str, now: float) -> tuple[str, ...]:
 
     Raises NoSuchProxy.
     """
-    row = _lock(connection, name)
+    row = lock(connection, name)
     # What it last reported of a drain is over with this one.
     connection.execute(
         update(proxies).where(proxies.c.name == name).values(draining=False, drained_there=False)

@@ -4,6 +4,7 @@
         |                                 |                             |
         +---------------------------------+-----------------------------+--> ended (why)
 
+A session whose proxy fell silent, or drains, is reserved anew elsewhere if its page can come back.
 A reservation counts against the proxy's caps from the moment that it is committed, so that caps
 hold however many managers place sessions at once. What a proxy reports moves it on.
 """
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from appliance.manager import proxies as places
+from appliance.manager.agents import Where
 from appliance.manager.assign import Candidate, Order, Reason, candidates
 from appliance.manager.tables import proxies, sessions
 
@@ -55,8 +57,7 @@ class Place:
     """Where a session was placed."""
 
     proxy: str
-    agent: str
-    server_name: str
+    where: Where
     link: str
     again: bool  # because the VM has another session there
 
@@ -118,6 +119,28 @@ def there(connection: Connection, vm: str) -> frozenset[str]:
 
 def _take(connection: Connection, candidate: Candidate, wanted: Wanted, now: float) -> Place | None:
     """Take a place on this proxy, unless that has just changed or become full."""
+    place = _room(connection, candidate)
+    if place is not None:
+        connection.execute(
+            insert(sessions).values(
+                **{name: getattr(wanted, name) for name in Wanted.__slots__},
+                proxy=place.proxy,
+                state=State.RESERVED.value,
+                resume_sha256="",
+                created=now,
+                placed=now,
+                source="",
+                to_guest=0,
+                from_guest=0,
+                connections=0,
+                why="",
+            )
+        )
+    return place
+
+
+def _room(connection: Connection, candidate: Candidate) -> Place | None:
+    """The proxy, locked and with room; None where it has none any more."""
     row = connection.execute(
         select(proxies).where(proxies.c.name == candidate.proxy).with_for_update()
     ).one_or_none()
@@ -130,28 +153,77 @@ def _take(connection: Connection, candidate: Candidate, wanted: Wanted, now: flo
     limit = now_is.hard if candidate.again else now_is.soft
     if not now_is.available or now_is.load >= limit:
         return None
-    connection.execute(
-        insert(sessions).values(
-            **{name: getattr(wanted, name) for name in Wanted.__slots__},
-            proxy=row.name,
-            state=State.RESERVED.value,
-            resume_sha256="",
-            created=now,
-            placed=now,
-            source="",
-            to_guest=0,
-            from_guest=0,
-            connections=0,
-            why="",
-        )
-    )
     return Place(
         proxy=row.name,
-        agent=row.agent,
-        server_name=row.server_name,
+        where=Where(row.agent, row.server_name),
         link=row.link,
         again=candidate.again,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A session whose page waits for a proxy, for its own is silent, or drains and has let go."""
+
+    id: str
+    vm: str
+    user: str
+    title: str
+    zone: str
+    resume_sha256: str
+    sealed: str
+
+
+def lost(connection: Connection, limit: int = 100) -> tuple[Lost, ...]:
+    """Sessions that can be had at another proxy: their pages come back with a secret."""
+    gone = ~proxies.c.up | (
+        (proxies.c.draining | proxies.c.drained_there) & (sessions.c.state == State.WAITING.value)
+    )
+    found = connection.execute(
+        select(*(sessions.c[name] for name in Lost.__slots__))
+        .join(proxies, proxies.c.name == sessions.c.proxy)
+        .where(
+            sessions.c.ended.is_(None),
+            sessions.c.state.in_((State.OPEN.value, State.WAITING.value)),
+            sessions.c.resume_sha256 != "",
+            sessions.c.sealed != "",
+            gone,
+        )
+        .order_by(sessions.c.created)
+        .limit(limit)
+    )
+    return tuple(Lost(**row) for row in found.mappings())
+
+
+def move(
+    connection: Connection, one: Lost, now: float, order: Order = Order.LEAST_LOADED
+) -> Place | Reason | None:
+    """Give a lost session another place, within `Database.placing` of its VM.
+
+    None where it is not lost any more.
+    """
+    if one not in lost(connection, limit=10_000):
+        return None
+    everyone = [places.as_candidate(*found) for found in places.everyone(connection)]
+    found = candidates(everyone, there(connection, one.vm), one.zone, order)
+    if isinstance(found, Reason):
+        return found
+    for candidate in found:
+        place = _room(connection, candidate)
+        if place is not None:
+            connection.execute(
+                update(sessions)
+                .where(sessions.c.id == one.id)
+                .values(
+                    proxy=place.proxy,
+                    state=State.RESERVED.value,
+                    placed=now,
+                    secret_sha256=one.resume_sha256,
+                    resume_sha256="",
+                )
+            )
+            return place
+    return Reason.FULL
 
 
 def offered(connection: Connection, identity: str) -> bool:

@@ -99,6 +99,7 @@ CREATE TABLE events (
     received {float} NOT NULL,
     UNIQUE (vm, stream, seq)
 );
+CREATE INDEX events_by_kind ON events (vm, kind, subject);
 
 CREATE TABLE tokens (
     id TEXT NOT NULL PRIMARY KEY,

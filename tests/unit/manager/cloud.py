@@ -13,10 +13,11 @@ from agent.console import wire
 from agent.console.sessions import Admitted, End, NotAllowed, Table, digest_of
 from agent.console.sessions import Session as ProxySession
 from agent.console.targets import PortSpan, Target, TargetKind, TargetRules
-from appliance.manager import proxies, sessions, tables
+from appliance.manager import proxies, reports, sessions, tables
 from appliance.manager.assign import Order, Reason
 from appliance.manager.database import Database
-from appliance.manager.proxies import Registration, Report, Reported
+from appliance.manager.proxies import Registration
+from appliance.manager.reports import Report, Reported
 
 Result = TypeVar("Result")
 RULES = TargetRules(networks=(ip_network("10.2.0.0/24"),), ports=(PortSpan(5900, 6900),))
@@ -60,17 +61,20 @@ class SimulatedProxy:
         with self.lock:
             if self.cut_off:
                 raise Mute
-            session = ProxySession(
-                id=identity, digest=digest_of(secret), vm=vm, user="alice", title="",
-                valid=1e9,
-                target=Target(kind=TargetKind.VNC, address=ip_address("10.2.0.7"), port=5901),
-            )  # fmt: skip
-            self.table.offer(session, now)
+            self.table.offer(_session(identity, vm, digest_of(secret)), now)
 
-    def open(self, secret: str, now: float) -> bool:
-        """A browser comes with its secret."""
+    def resume(self, identity: str, vm: str, digest: str, now: float) -> None:
+        """Take in a session of another proxy. Raises Mute, and NotAllowed."""
         with self.lock:
-            return isinstance(self.table.open(secret, BROWSER, now), Admitted)
+            if self.cut_off:
+                raise Mute
+            self.table.offer(_session(identity, vm, bytes.fromhex(digest)), now)
+
+    def open(self, identity: str, now: float) -> bool:
+        """A browser comes with its secret, and promises one to come back with."""
+        back = digest_of(secret_of(f"back {identity}"))
+        with self.lock:
+            return isinstance(self.table.open(secret_of(identity), BROWSER, now, back), Admitted)
 
     def end(self, identity: str, why: End, now: float) -> None:
         with self.lock:
@@ -104,6 +108,13 @@ class SimulatedProxy:
             return Report(draining=self.table.draining, cap=self.hard, sessions=said, ended=ended)
 
 
+def _session(identity: str, vm: str, digest: bytes) -> ProxySession:
+    target = Target(kind=TargetKind.VNC, address=ip_address("10.2.0.7"), port=5901)
+    return ProxySession(
+        id=identity, digest=digest, vm=vm, user="alice", title="", valid=1e9, target=target
+    )
+
+
 def secret_of(identity: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:43]
 
@@ -122,7 +133,7 @@ class Caller:
         """Place a session and offer it; `die_after` is where the manager is killed."""
         wanted = sessions.Wanted(
             id=identity, vm=vm, user="alice", title="", zone=zone, creator="test",
-            secret_sha256=digest_of(secret_of(identity)).hex(), sealed="",
+            secret_sha256=digest_of(secret_of(identity)).hex(), sealed="x",
         )  # fmt: skip
 
         def reserve(connection: Connection) -> sessions.Place | Reason:
@@ -134,8 +145,7 @@ class Caller:
         try:
             self.proxies[place.proxy].offer(identity, vm, secret_of(identity), self.clock())
         except (Mute, NotAllowed) as error:
-            why = f"not taken: {error!r}"
-            self.database.write(lambda c: proxies.end(c, identity, why, self.clock()))
+            self._end(identity, f"not taken: {error!r}")
             return Reason.GONE_THERE
         if die_after != "offered":
             self.database.write(lambda c: sessions.offered(c, identity))
@@ -151,7 +161,7 @@ class Caller:
                 return
 
             def take(connection: Connection, *, alone: bool) -> tuple[str, ...] | None:
-                return proxies.take_report(connection, name, report, self.clock(), alone=alone)
+                return reports.take_report(connection, name, report, self.clock(), alone=alone)
 
             over = self.database.write(lambda c: take(c, alone=False))
             if over is None:
@@ -160,11 +170,34 @@ class Caller:
             for identity in over:
                 proxy.end(identity, End.REVOKED, self.clock())
 
+    def rescue(self) -> int:
+        """Move what lost its proxy; how many were."""
+        with self.database.read() as connection:
+            found = sessions.lost(connection)
+        moved = 0
+        for one in found:
+            place = self.database.placing(
+                one.vm,
+                lambda c, one=one: sessions.move(c, one, self.clock()),  # type: ignore[misc]  # the default binds
+            )
+            if place is None or isinstance(place, Reason):
+                continue
+            try:
+                self.proxies[place.proxy].resume(one.id, one.vm, one.resume_sha256, self.clock())
+            except (Mute, NotAllowed) as error:
+                self._end(one.id, f"not taken: {error!r}")
+            else:
+                moved += 1
+        return moved
+
+    def _end(self, identity: str, why: str) -> None:
+        self.database.write(lambda c: proxies.end(c, identity, why, self.clock()))
+
     def close(self, identity: str) -> None:
         """An operator ends a session."""
         with self.database.read() as connection:
             found = sessions.get(connection, identity)
-        self.database.write(lambda c: proxies.end(c, identity, "ended", self.clock()))
+        self._end(identity, "ended")
         proxy = self.proxies[found.proxy]
         if not proxy.cut_off:
             proxy.end(identity, End.REVOKED, self.clock())

@@ -16,9 +16,9 @@ from agent.console.sessions import End
 from appliance.manager import proxies, sessions
 from appliance.manager.assign import Condition, Reason
 from appliance.manager.database import Database
-from appliance.manager.proxies import SETTLE
+from appliance.manager.reports import SETTLE
 from tests.unit.manager import cloud
-from tests.unit.manager.cloud import Caller, SimulatedProxy, secret_of
+from tests.unit.manager.cloud import Caller, SimulatedProxy
 
 # The soak has ten thousand.
 LENGTHS = [600, pytest.param(10_000, marks=pytest.mark.soak)]
@@ -87,7 +87,7 @@ class Play:
         found = self.live()
         if found:
             one = self.dice.choice(found)
-            self.known[one.proxy].open(secret_of(one.id), self.clock())
+            self.known[one.proxy].open(one.id, self.clock())
 
     def leave(self) -> None:
         proxy = self.proxy
@@ -115,6 +115,8 @@ class Play:
         database.write(lambda c: proxies.silence(c, self.clock(), SILENT_AFTER))
         database.write(lambda c: proxies.give_up(c, self.clock(), LOST_AFTER))
         database.write(lambda c: sessions.expire(c, self.clock(), 30))
+        moved = self.caller.rescue()
+        self.done["moved"] = self.done.get("moved", 0) + moved
 
     def cut_off(self) -> None:
         self.proxy.cut_off = True
@@ -141,7 +143,9 @@ class Play:
             self.place()
 
     def restart_manager(self) -> None:
-        self.callers[self.dice.randrange(2)] = Caller(self.make(), self.known, self.clock)
+        killed = self.dice.randrange(2)
+        self.callers[killed].database.close()
+        self.callers[killed] = Caller(self.make(), self.known, self.clock)
 
     WEIGHTS = {  # noqa: RUF012 - never changed
         place: 30, browse: 12, leave: 12, close: 4, hear: 22, hear_all: 4, pass_time: 12,
@@ -215,6 +219,7 @@ def test_whatever_happens_keeps_the_promises(
     play.settle()
     agree(play)
     assert min(play.done["Place"], play.done["Reason"]) > operations / 100
+    assert play.done["moved"] > operations / 1000
 
 
 @pytest.mark.parametrize("operations", LENGTHS)

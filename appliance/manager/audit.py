@@ -1,0 +1,88 @@
+"""The audit: one row for every call, also of those that were refused.
+
+A call that changes something is written down before it is answered. Those that only look are
+written by the second, together, so that looking costs no wait for a disk; a manager that is killed
+may lose the last of these.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select
+
+from appliance.manager.database import Database
+from appliance.manager.tables import audit
+
+log = logging.getLogger(__name__)
+
+_EVERY = 1.0  # seconds
+_WAITING = 10_000  # calls that wait to be written, at most; more are written at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """A call: who, from where, what, how it was answered, and what it was about."""
+
+    id: int
+    at: float
+    who: str
+    source: str
+    request: str
+    status: int
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A call that is to be written down."""
+
+    at: float
+    who: str
+    source: str
+    request: str
+    status: int
+    subject: str
+
+
+class Audit:
+    """Writes calls down."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._waiting: list[Entry] = []
+
+    def note(self, entry: Entry, *, now: bool) -> None:
+        """Write it down, at once or within a second."""
+        with self._lock:
+            self._waiting.append(entry)
+            now = now or len(self._waiting) > _WAITING
+        if now:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down all that waits."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        values = [{name: getattr(one, name) for name in Entry.__slots__} for one in waiting]
+        self._database.write(lambda c: c.execute(insert(audit), values))
+
+    def run(self, stop: threading.Event) -> None:
+        """Flush until told to stop."""
+        while not stop.wait(_EVERY):
+            try:
+                self.flush()
+            except Exception:
+                log.exception("calls could not be written down")
+        self.flush()
+
+
+def listed(connection: Connection, before: int | None, limit: int) -> tuple[AuditRow, ...]:
+    """Calls, the newest first, below this number."""
+    query = select(*(audit.c[name] for name in AuditRow.__slots__)).order_by(audit.c.id.desc())
+    if before is not None:
+        query = query.where(audit.c.id < before)
+    return tuple(AuditRow(**row) for row in connection.execute(query.limit(limit)).mappings())

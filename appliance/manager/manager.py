@@ -1,0 +1,57 @@
+"""A manager put together: one database, the parts that act on it, and their threads."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from appliance.manager.agents import Agents, Identity
+from appliance.manager.app import create_app
+from appliance.manager.assign import Order
+from appliance.manager.audit import Audit
+from appliance.manager.consoles import Consoles
+from appliance.manager.database import Database
+from appliance.manager.follow import Follow
+from appliance.manager.operations import Operations
+from appliance.manager.seal import Seal, prove
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a manager is run. `name` is its own among those that share a database."""
+
+    name: str
+    key: bytes
+    identity: Identity
+    order: Order = Order.LEAST_LOADED
+
+
+class Manager:
+    """One manager; `app` is its endpoint."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        """Raises ApplianceError."""
+        database.migrate()
+        seal = Seal(settings.key)
+        prove(database, seal)
+        self._agents = Agents(settings.identity)
+        self._audit = Audit(database)
+        consoles = Consoles(database, self._agents, seal, order=settings.order)
+        self._follow = Follow(settings.name, database, self._agents, consoles)
+        self.app = create_app(database, Operations(database, consoles, seal), self._audit)
+
+    def start(self, stop: threading.Event) -> tuple[threading.Thread, ...]:
+        """Begin what goes on beside requests, until `stop`."""
+        return tuple(_go(work, stop) for work in (self._follow.run, self._audit.run))
+
+    def close(self) -> None:
+        """Let go of the agents."""
+        self._agents.close()
+
+
+def _go(work: Callable[[threading.Event], None], stop: threading.Event) -> threading.Thread:
+    thread = threading.Thread(target=work, args=(stop,), daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,80 @@
+"""Managers as processes of their own, by the command line."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from appliance.lab.wait import wait_until
+from tests.unit.manager.agent import Keys
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Process:
+    """A manager; `kill` ends it as a power cut would."""
+
+    def __init__(self, url: str, keys: Keys, folder: Path, name: str, *more: str) -> None:
+        self.port = free_port()
+        self._log = folder / f"{name}.log"
+        identity = keys.identity
+        self._argv = [
+            sys.executable, "-c", "from appliance.cli import main; main()", "manager", "serve",
+            "--database", url,
+            "--listen", f"127.0.0.1:{self.port}", "--key", str(folder / "seal.key"),
+            "--agent-ca", str(identity.ca), "--agent-certificate", str(identity.certificate),
+            "--agent-key", str(identity.key), "--name", name, *more,
+        ]  # fmt: skip
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._argv, stdout=log, stderr=log)
+        wait_until(self._answers, 60, "the manager answers")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/v1/openapi.json", timeout=5).status_code == 200
+        return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        status = self.process.wait(20)
+        self.process = None
+        return status
+
+
+@contextlib.contextmanager
+def running(url: str, keys: Keys, folder: Path, name: str, *more: str) -> Iterator[Process]:
+    """One until the block ends."""
+    made = Process(url, keys, folder, name, *more)
+    try:
+        yield made
+    finally:
+        made.kill()

@@ -1,0 +1,130 @@
+"""Managers that are killed where they stand, while others go on."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from appliance.lab.wait import wait_until
+from appliance.manager import access, proxies, sessions
+from appliance.manager.access import Role
+from appliance.manager.database import Database
+from tests.unit.manager import cloud
+from tests.unit.manager.agent import Agent, Keys, agents
+from tests.unit.manager.process import Process, running
+
+TARGET = {"address": "10.2.0.7", "port": 5901}
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return Keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def three(keys: Keys) -> Iterator[list[Agent]]:
+    with agents(keys, 3, cap=200) as made:
+        yield made
+
+
+@pytest.fixture
+def pair(url: str, keys: Keys, tmp_path: Path) -> Iterator[list[Process]]:
+    with (
+        running(url, keys, tmp_path, "m1") as one,
+        running(url, keys, tmp_path, "m2") as two,
+    ):
+        yield [one, two]
+
+
+class Cloud:
+    """Asks both managers, one after the other, and remembers every link that it was given."""
+
+    def __init__(self, managers: list[Process], token: str) -> None:
+        self.managers = managers
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self.given: list[dict[str, Any]] = []
+        self.refused: list[Any] = []
+        self.asked = 0
+
+    def ask(self, number: int, method: str, path: str, value: object = None) -> Any:
+        manager = self.managers[number % 2]
+        answer = httpx.request(
+            method, manager.url + path, json=value, headers=self.headers, timeout=60
+        )
+        return answer.status_code, answer.json()
+
+    def open(self, number: int) -> None:
+        body = {"vm": f"vm{number % 60}", "user": "alice", "zone": "z1", "target": TARGET}
+        self.asked += 1
+        try:
+            status, value = self.ask(number, "POST", "/v1/console-sessions", body)
+        except httpx.HTTPError:
+            return  # it was killed: nothing was promised
+        (self.given if status == 200 else self.refused).append(value)
+
+
+def test_a_manager_that_is_killed_loses_no_session(
+    pair: list[Process], three: list[Agent], database: Database
+) -> None:
+    made = database.write(lambda c: access.make(c, "cloud", Role.CLOUD, 0.0))
+    asker = Cloud(pair, made.token)
+    names = {f"p{number}": agent for number, agent in enumerate(three)}
+    for name, agent in names.items():
+        body = {"zone": "z1", "agent": agent.url, "link": f"https://{name}.console.example/"}
+        status, value = asker.ask(
+            0, "PUT", f"/v1/proxies/{name}", body | {"soft": 150, "hard": 200}
+        )
+        assert status == 200, value
+
+    def conditions() -> set[str]:
+        return {one["condition"] for one in asker.ask(1, "GET", "/v1/proxies")[1]}
+
+    wait_until(lambda: conditions() == {"running"}, 120, "the proxies report")
+    stop = threading.Event()
+
+    def ask(share: int) -> None:
+        for number in range(share, 100_000, 3):
+            if stop.is_set():
+                return
+            asker.open(number)
+
+    threads = [threading.Thread(target=ask, args=(share,)) for share in range(3)]
+    for thread in threads:
+        thread.start()
+    for kill in range(3):
+        wait_until(lambda: len(asker.given) >= 8 * (kill + 1), 120, "sessions are opened")  # noqa: B023 - called at once
+        pair[kill % 2].kill()
+        pair[kill % 2].start()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len(asker.given) >= 24
+    # Whatever was promised is known, and opens at its proxy.
+    with database.read() as connection:
+        assert cloud.broken(connection) == []
+        known = {one.id: one for one in sessions.listed(connection)}
+    for value in asker.given:
+        assert known[value["id"]].proxy == value["proxy"]
+        assert names[value["proxy"]].machine.open(value["link"].partition("#s=")[2])
+
+    # And what the proxies have is what is known, as soon as they have been heard.
+    def same() -> bool:
+        with database.read() as connection:
+            live = {(one.proxy, one.id) for one in sessions.listed(connection)}
+            rows = proxies.rows(connection)
+        held = {
+            (name, one.session.id) for name, agent in names.items() for one in agent.machine.table
+        }
+        placed = {(value["proxy"], value["id"]) for value in asker.given}
+        return {row.condition.value for row in rows} == {"running"} and placed <= live & held
+
+    wait_until(same, 120, "the managers know what the proxies have")
+
+
+def test_a_manager_ends_when_it_is_told_to(url: str, keys: Keys, tmp_path: Path) -> None:
+    with running(url, keys, tmp_path, "m1") as one:
+        assert one.stop() == 0
+        assert "Traceback" not in one.log

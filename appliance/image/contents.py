@@ -61,11 +61,12 @@ def read(*layers: Path) -> Contents:
     if status is None:
         folders = " or ".join(map(str, layers))
         raise ApplianceError(f"{folders} is not a root file system: it has no dpkg/status")
-    site = _first(layers, SITE_PACKAGES)
+    # Each layer adds to the folder: the environment its packages, the agent itself.
+    sites = [layer / SITE_PACKAGES for layer in layers]
     kernels = [name for layer in layers for name in _kernels(layer)]
     return Contents(
         tuple(sorted(_debian(status.read_text(), layers), key=lambda package: package.name)),
-        tuple(sorted(_python(site), key=lambda package: package.name)) if site else (),
+        tuple(sorted(_python(sites), key=lambda package: package.name)),
         max(kernels, default=""),
     )
 
@@ -138,8 +139,8 @@ def licences(text: str) -> tuple[str, ...]:
 # -- Python ------------------------------------------------------------------------------------
 
 
-def _python(site: Path) -> Iterator[PythonPackage]:
-    installed = [PathDistribution(path) for path in site.glob("*.dist-info")]
+def _python(sites: Sequence[Path]) -> Iterator[PythonPackage]:
+    installed = [PathDistribution(path) for site in sites for path in site.glob("*.dist-info")]
     names = {normal(distribution.name) for distribution in installed}
     for distribution in installed:
         needs = (requirement for requirement in distribution.requires or ())

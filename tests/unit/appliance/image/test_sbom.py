@@ -175,3 +175,13 @@ def test_an_empty_folder_is_no_root_file_system(tmp_path: Path) -> None:
 )
 def test_debians_short_names_in_spdxs_words(name: str, identifier: str) -> None:
     assert sbom.spdx(name) == identifier
+
+
+def test_packages_of_python_are_found_below_the_layer_of_the_agent(
+    root: Path, tmp_path: Path
+) -> None:
+    above = tmp_path / "above"
+    (above / SITE_PACKAGES / "agent").mkdir(parents=True)
+    whole = contents.read(root)
+    assert [package.name for package in whole.python] == ["blinker", "flask"]
+    assert contents.read(above, root).python == whole.python

@@ -2,6 +2,8 @@
 
 - `--require=lab,image`: a test of such a kind that would be skipped fails instead, so that a
   machine that cannot boot a lab is never taken for one on which the lab's tests passed.
+- A test that takes the fixture `browser` is of the kind `browser` as well: where there is no
+  Chromium it may be skipped, unless that kind is required, too.
 - Tests marked `fuzz`, `soak` or `proof` take long; they run only where `-m` names them.
 - Properties are tried with examples that are the same in every run. `--hypothesis-profile=fuzz`
   tries many more, new ones each time; a test that sets no `max_examples` of its own follows.
@@ -22,7 +24,7 @@ import pytest
 # The processes of one run (xdist's workers) agree on the order of sets, and so on tests' names.
 os.environ.setdefault("PYTHONHASHSEED", "0")
 
-KINDS = ("lab", "image")
+KINDS = ("lab", "image", "browser")
 LONG = ("fuzz", "soak", "proof")
 _HERE = Path(__file__).parent
 
@@ -56,6 +58,9 @@ def _kinds(text: str) -> frozenset[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
     named = set(re.findall(r"\w+", config.option.markexpr))
     unasked = [kind for kind in LONG if kind not in named]
     kept = [item for item in items if not any(map(item.get_closest_marker, unasked))]
@@ -75,6 +80,8 @@ def pytest_runtest_makereport(
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
         kinds = [kind for kind in _required(item.config) if item.get_closest_marker(kind)]
+        if item.get_closest_marker("browser") and "browser" not in kinds:
+            kinds = []
         _fail(report, kinds)
     return report
 

@@ -80,10 +80,10 @@ def push(lab: Lab, value: Mapping[str, Any]) -> Response:
     return answer
 
 
-def offer(lab: Lab, host: str, screen: Screen, vm: str, **policy: Any) -> Link:
+def offer(lab: Lab, host: str, screen: Screen, vm: str, **more: Any) -> Link:
     """A session at the proxy, and its link at this host (with a port, where it is not 443).
 
-    Raises ApplianceError.
+    `more` are further fields of a session, or others than usual. Raises ApplianceError.
     """
     secret = secrets.token_urlsafe(32)
     name = f"{vm}-{secrets.token_hex(4)}"
@@ -94,10 +94,9 @@ def offer(lab: Lab, host: str, screen: Screen, vm: str, **policy: Any) -> Link:
         "title": vm,
         "target": {"address": screen.address, "port": screen.port},
         "credentials": screen.credentials,
-        "policy": policy,
         "valid": VALID,
     }
-    answer = request(lab, "PUT", f"/v1/console/sessions/{name}", json.dumps(value).encode())
+    answer = request(lab, "PUT", f"/v1/console/sessions/{name}", json.dumps(value | more).encode())
     if answer.status >= 400:
         raise ApplianceError(f"the proxy refuses the session: {answer.text}")
     return Link(name, f"https://{host}/#s={secret}")

@@ -67,7 +67,7 @@ def test_a_module_of_a_required_kind_cannot_skip_itself(project: pytest.Pytester
 def test_an_unknown_kind_is_refused(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess("--require=lap")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--require=lap: it takes lab,image"])
+    result.stderr.fnmatch_lines(["*--require=lap: it takes lab,image,browser"])
 
 
 def test_long_ones_run_only_where_they_are_named(project: pytest.Pytester) -> None:

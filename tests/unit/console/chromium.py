@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Chromium:
-    """One browser with one page."""
+    """One browser with one page. `prefix` comes before the command: `ip netns exec …`, say."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, prefix: Sequence[str] = ()) -> None:
         assert PROGRAM is not None
         to_read, to_write = os.pipe(), os.pipe()
 
@@ -28,7 +28,7 @@ class Chromium:
 
         self._process = subprocess.Popen(
             (
-                *(PROGRAM, "--headless=new", "--remote-debugging-pipe", "--no-sandbox"),
+                *(*prefix, PROGRAM, "--headless=new", "--remote-debugging-pipe", "--no-sandbox"),
                 *("--disable-gpu", "--disable-dev-shm-usage", "--ignore-certificate-errors"),
                 *("--no-first-run", f"--user-data-dir={profile}", "--window-size=1000,700"),
                 *("--host-resolver-rules=MAP console.example 127.0.0.1", "about:blank"),
@@ -148,8 +148,8 @@ class Chromium:
 
 
 @contextlib.contextmanager
-def browsing(profile: Path) -> Iterator[Chromium]:
-    browser = Chromium(profile)
+def browsing(profile: Path, prefix: Sequence[str] = ()) -> Iterator[Chromium]:
+    browser = Chromium(profile, prefix)
     try:
         yield browser
     finally:

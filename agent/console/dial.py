@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import ssl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.console import channel
@@ -158,6 +159,20 @@ def why(error: BaseException) -> str | None:
             return None
 
 
+_CONNECT = {
+    b"401": "the hypervisor does not accept the session",
+    b"403": "the hypervisor does not accept the session",
+    b"404": "the hypervisor has no such console",
+}
+_TICKET = dict.fromkeys((b"401", b"403", b"404"), "the ticket is not valid (any more)")
+
+
+def _refused(known: Mapping[bytes, str], status: Sequence[bytes]) -> str:
+    """What a status says, of a hypervisor that answers with another than the one hoped for."""
+    code = status[1] if len(status) > 1 else b""
+    return known.get(code, "the hypervisor refuses the console")
+
+
 async def _connect_method(link: Channel, target: Target, credentials: Credentials) -> None:
     """XenServer: CONNECT to the console's path, with the session of the one who may see it."""
     cookie = f"Cookie: session_id={credentials.password}\r\n" if credentials.password else ""
@@ -165,9 +180,7 @@ async def _connect_method(link: Channel, target: Target, credentials: Credential
     head = await link.read_until(b"\r\n\r\n", 8192)
     status = head.split(b"\r\n", 1)[0].split(b" ")
     if len(status) < 2 or status[1] != b"200":
-        raise HandshakeFailed(
-            "the hypervisor refuses the console", printable(b" ".join(status[1:]))
-        )
+        raise HandshakeFailed(_refused(_CONNECT, status), printable(b" ".join(status[1:])))
 
 
 async def _upgrade(link: Channel, target: Target) -> None:
@@ -177,13 +190,14 @@ async def _upgrade(link: Channel, target: Target) -> None:
     await link.write(
         f"GET {target.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: binary\r\n"
+        f"Origin: https://{host}:{target.port}\r\n"
         f"Sec-WebSocket-Key: {key.decode()}\r\n\r\n".encode("latin-1")
     )
     head = await link.read_until(b"\r\n\r\n", 8192)
     first, *lines = head.split(b"\r\n")
-    status = first.split(b" ", 2)
+    status = first.split(b" ")
     if len(status) < 2 or status[1] != b"101":
-        raise HandshakeFailed("the hypervisor refuses the ticket", printable(b" ".join(status[1:])))
+        raise HandshakeFailed(_refused(_TICKET, status), printable(b" ".join(status[1:])))
     digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
     fields = {name.strip().lower(): value.strip() for name, _, value in _split(lines)}
     if fields.get(b"sec-websocket-accept") != base64.b64encode(digest):

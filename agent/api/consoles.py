@@ -62,7 +62,7 @@ class Accepted:
     """A session that was taken in, or ended."""
 
     id: str
-    result: str  # created, unchanged, ended
+    result: str  # created, unchanged, moved, ended
 
 
 _ROW = tuple(one.name for one in fields(ConsoleRow))

@@ -31,6 +31,7 @@ from agent.console.sessions import (
     Admitted,
     End,
     Ended,
+    Live,
     NotAllowed,
     Refusal,
     Session,
@@ -434,12 +435,27 @@ class Keeper:
 
     def _put(self, session: Session, now: float) -> dict[str, Any]:
         try:
+            if (moved := self._table.move(session)) is not None:
+                self._send_after(moved, now)
+                return {"result": "moved"}
             new = self._table.offer(session, now)
         except NotAllowed as error:
             return {"error": "refused", "detail": str(error)}
         if new:
             self._changed.set()
         return {"result": "created" if new else "unchanged"}
+
+    def _send_after(self, moved: Live, now: float) -> None:
+        """Have the browser of a VM that has moved come back, and so to where it is now."""
+        name, number = moved.session.id, self._places.get(moved.session.id, -1)
+        log.info("session %s: %s has moved", name, moved.session.vm)
+        if moved.state is State.OPEN and number in self._workers:
+            message = {"op": "close", "id": name, "connection": moved.connections}
+            self._workers[number].link.send(
+                message | {"code": RESTART, "reason": "The VM has moved."}
+            )
+            self._note(self._table.lose(name, moved.connections, now))
+        self._changed.set()
 
     def _drain(self, within: float, now: float) -> dict[str, Any]:
         """Take nobody new, and after so many seconds tell those who are there to come back."""

@@ -16,7 +16,7 @@ import enum
 import hashlib
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.console.limits import Buckets, Rate, source_key
 from agent.console.targets import Address, Network, Target, TargetRules, objection
@@ -241,6 +241,23 @@ class Table:
         )
         self._by_digest[session.digest] = session.id
         return True
+
+    def move(self, session: Session) -> Live | None:
+        """The screen is elsewhere now: what is the same but for that is the session from now on.
+
+        None where it is no such. Its browser, if one is there, is still at the old screen.
+        Raises NotAllowed.
+        """
+        live = self._live.get(session.id)
+        if live is None or live.session == session:
+            return None
+        known = live.session
+        if session != replace(known, target=session.target, credentials=session.credentials):
+            return None
+        if reason := objection(session.target, self.rules):
+            raise NotAllowed(reason)
+        live.session = session
+        return live
 
     def drain(self, now: float) -> tuple[Ended, ...]:
         """Take no session any more; those that nobody has opened end. Open ones go on."""

@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+_RDP = frozenset({2179, 3389})
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -73,5 +75,7 @@ def objection(target: Target, rules: TargetRules) -> str | None:
     if not any(address in network for network in rules.networks):
         return f"{address} is in none of the hypervisors' networks"
     if not any(span.first <= target.port <= span.last for span in rules.ports):
+        if target.port in _RDP:
+            return f"port {target.port} is RDP's (Hyper-V), which is not built"
         return f"port {target.port} is none of the allowed ones"
     return None

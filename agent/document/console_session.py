@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from agent.document.types import (
     AnyAddress,
@@ -21,6 +21,7 @@ from agent.document.types import (
     Secret,
     Section,
     Text,
+    wrong,
 )
 from agent.engine.model import Problem
 
@@ -74,11 +75,18 @@ class GuestKeyboard(enum.StrEnum):
     JP = "jp"
 
 
+def _no_rdp(value: object) -> object:
+    if isinstance(value, str) and value in {"rdp", "hyper-v", "hyperv"}:
+        raise wrong("is not built", "Hyper-V's consoles are RDP; this proxy speaks VNC alone")
+    return value
+
+
 class ConsoleTarget(Section):
     """A hypervisor's screen; by its address, for nothing is resolved."""
 
     kind: Annotated[
         ScreenKind,
+        BeforeValidator(_no_rdp),
         Field(description="VNC; after an HTTP CONNECT (XenServer); in a WebSocket (ESXi)."),
     ] = ScreenKind.VNC
     address: AnyAddress

@@ -57,8 +57,9 @@ ROUTES: tuple[Route, ...] = (
     put(
         "/v1/console/sessions/{session}",
         "put_console",
-        "Let the browser that has a secret see a screen. The same one again changes nothing.",
-        (Reply(200, "It was there.", Accepted), Reply(201, "It waits.", Accepted)),
+        "Let the browser that has a secret see a screen. The same one again changes nothing; with "
+        "another target, or other credentials, the VM has moved, and its browser is sent after it.",
+        (Reply(200, "It was there, or has moved.", Accepted), Reply(201, "It waits.", Accepted)),
         p.NOT_JSON,
         p.BAD_REQUEST,
         p.TOO_LARGE,

@@ -20,13 +20,32 @@ addEventListener("securitypolicyviolation", (event) => violations.push(event.vio
 """
 
 
+NO_ADDRESS = "the machine has no address but loopback's, which is never a target"
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy for a whole module, with a port of each kind."""
+    if not own_address():
+        pytest.skip(NO_ADDRESS)
+    services = ("tls", "plain", "redirect", "status")
+    with running(make(tmp_path_factory.mktemp("proxy"), *services)) as one:
+        yield one
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A session's id of the test's own."""
+    return str(request.node.name).replace("[", "-").replace("]", "")[:60]
+
+
 @pytest.fixture
 def page_proxy(tmp_path: Path) -> Iterator[Proxy]:
     """A proxy with noVNC, which a browser knows by its port."""
     if not NOVNC.exists():
         pytest.skip("noVNC is not there: make test-browser")
     if not own_address():
-        pytest.skip("the machine has no address but loopback's")
+        pytest.skip(NO_ADDRESS)
     proxy = make(tmp_path, "tls", novnc=str(NOVNC))
     place = f"console.example:{proxy.ports['tls']}"
     names = [place, "console.example"]  # as a browser calls it, and as the rig does
@@ -86,6 +105,8 @@ def desktop(tmp_path: Path) -> Iterator[int]:
 @pytest.fixture
 def screen() -> Iterator[Screen]:
     """A hypervisor that asks for nothing and keeps what it is told."""
+    if not own_address():
+        pytest.skip(NO_ADDRESS)
     one = Screen()
     yield one
     one.close()

@@ -26,6 +26,9 @@ ORIGIN = "https://console.example"
 PIXELS = struct.pack(">BBBBHHHBBBxxx", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
 CHALLENGE = bytes(range(16))
 PASSWORD = "secret"
+KEY = struct.pack(">BBxxI", 4, 1, 0x61)
+UPDATE = struct.pack(">BBHHHH", 3, 1, 0, 0, 8, 6)  # asked for by the browser
+PICTURE = struct.pack(">BxHHHHHi", 0, 1, 0, 0, 2, 1, 0) + bytes(8)
 
 
 def own_address() -> str:
@@ -454,6 +457,11 @@ class Browser:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.web.close()
+
+
+def get(path: str, more: str = "", host: str = "console.example") -> bytes:
+    """A request for a page."""
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n".encode()
 
 
 def exchange(proxy: Proxy, service: str, data: bytes) -> bytes:

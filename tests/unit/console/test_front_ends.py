@@ -1,7 +1,6 @@
 """XenServer's CONNECT and VMware's ticket: the way in, and what the user reads without one."""
 
 import os
-import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from tests.unit.console.chromium import Chromium
 from tests.unit.console.conftest import link, state
 from tests.unit.console.hypervisors import SESSION, TICKET, UUID, Esxi, Xapi, silent
 from tests.unit.console.rig import (
+    KEY,
     Browser,
     Proxy,
     Screen,
@@ -29,7 +29,6 @@ from tests.unit.console.rig import (
 pytestmark = pytest.mark.skipif(
     not own_address(), reason="the machine has no address but loopback's, which is never a target"
 )
-KEY = struct.pack(">BBxxI", 4, 1, 0x61)
 CA = Authority.create("hypervisors")
 OTHER = Authority.create("others")
 CONSOLE = f"/console?uuid={UUID}"

@@ -85,6 +85,27 @@ def test_the_same_offer_again_changes_nothing_and_another_is_refused() -> None:
     assert sessions.open("secret", HERE, 60.0) is Refusal.EXPIRED
 
 
+def test_a_vm_that_moves_takes_its_session_along_and_nothing_else_changes() -> None:
+    sessions = table()
+    sessions.offer(session(), 0.0)
+    opened(sessions, SECRET)
+    elsewhere = Target(kind=TargetKind.VNC, address=ip_address("10.2.0.8"), port=5902)
+    moved = replace(session(), target=elsewhere, credentials=Credentials(password="new"))
+    live = sessions.move(moved)
+    assert live is not None
+    assert (live.session, live.state) == (moved, State.OPEN)
+    assert sessions.lose("s1", 1, 2.0) is None
+    assert opened(sessions, "back", 3.0, "again").session.target == elsewhere
+    # What is there already, or is somebody else's, does not move.
+    assert sessions.move(moved) is None
+    assert sessions.move(replace(session(), user="mallory")) is None
+    assert sessions.move(session("other")) is None
+    outside = replace(elsewhere, address=ip_address("127.0.0.1"))
+    with pytest.raises(NotAllowed, match="loopback"):
+        sessions.move(replace(moved, target=outside))
+    assert live.session == moved
+
+
 def test_a_target_outside_the_rules_is_refused_before_there_is_a_session() -> None:
     sessions = table()
     wrong = replace(session(), target=replace(session().target, address=ip_address("192.0.2.1")))

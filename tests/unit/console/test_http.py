@@ -90,3 +90,31 @@ def test_noise_after_the_signature_is_refused_or_an_address(head: bytes, rest: b
     with contextlib.suppress(BadRequest):
         assert http.proxy_2_length(http.PROXY_2 + head) <= 2048
         http.proxy_2(http.PROXY_2 + head, rest)
+
+
+@pytest.mark.parametrize(
+    ("native", "origin", "status"),
+    [
+        (False, None, 403),
+        (True, None, None),
+        (True, "https://evil.example", 403),
+        (False, "https://evil.example", 403),
+        (False, "https://a.example", None),
+        (False, "HTTPS://A.example", None),
+        (False, "https://a.example.evil.example", 403),
+        (False, "null", 403),
+    ],
+)
+def test_a_client_without_an_origin(native: bool, origin: str | None, status: int | None) -> None:
+    line = b"" if origin is None else f"Origin: {origin}\r\n".encode()
+    request = http.parse(b"GET /socket HTTP/1.1\r\nHost: a.example\r\n" + line + b"\r\n")
+
+    def check() -> None:
+        http.check_place(request, hosts={"a.example"}, origins={"https://a.example"}, native=native)
+
+    if status is None:
+        check()
+        return
+    with pytest.raises(BadRequest) as refused:
+        check()
+    assert refused.value.status == status

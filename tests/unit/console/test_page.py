@@ -275,3 +275,24 @@ def test_everything_that_can_be_pressed_has_a_name(
     assert browser.value("document.getElementById('state').getAttribute('role')") == "status"
     assert browser.value("document.querySelectorAll('script:not([src])').length") == 0
     assert browser.value("window.violations") == []
+
+
+def test_what_is_not_the_pages_own_does_not_run(
+    page_proxy: Proxy, screen: Screen, browser: Chromium
+) -> None:
+    opened(browser, page_proxy, page_proxy.offer("s1", screen.port))
+    assert browser.value("window.violations") == []
+    browser.value("""(() => {
+        const script = document.createElement('script');
+        script.textContent = 'window.injected = true';
+        document.body.append(script);
+        const image = '<img src=x onerror="window.injected = true">';
+        document.body.insertAdjacentHTML('beforeend', image);
+        document.body.insertAdjacentHTML('beforeend', '<p id="p" style="color: red">x</p>');
+    })()""")
+    wait_until(lambda: len(browser.value("window.violations")) >= 3, 10, "refusals")
+    assert browser.value("window.injected") is None
+    assert browser.value("getComputedStyle(document.getElementById('p')).color") != "rgb(255, 0, 0)"
+    answer = browser.value("fetch('https://evil.example/').then(() => 'sent', () => 'refused')")
+    assert answer == "refused"
+    assert "connect-src" in browser.value("window.violations")

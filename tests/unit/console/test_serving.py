@@ -91,3 +91,8 @@ def test_a_balancer_says_who_it_is_that_comes(tmp_path: Path, screen: Screen, ki
         live = proxy.session("s1")
         assert live is not None
         assert live["source"] == "198.51.100.7"
+
+
+def test_pages_that_may_show_a_console_in_a_frame(tmp_path: Path) -> None:
+    with running(make(tmp_path, "plain", framed_by=["https://cloud.example"])) as proxy:
+        assert b"frame-ancestors https://cloud.example\r\n" in exchange(proxy, "plain", get("/"))

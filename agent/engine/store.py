@@ -194,6 +194,22 @@ class Store:
         self._latest = latest
         return tuple(found)
 
+    def before(self, state: State) -> int:
+        """The revision to go back to: the confirmed one, or the last that said something else.
+
+        Raises NoSuchRevision.
+        """
+        if state.provisional and state.confirmed is not None:
+            return state.confirmed
+        if state.current is None:
+            raise NoSuchRevision(None)
+        info = self.revision(state.current).info
+        before = info.origin if info.cause == "rollback" and info.origin else info.number
+        for candidate in self.revisions():
+            if candidate.number < before and candidate.digest != info.digest:
+                return candidate.number
+        raise NoSuchRevision(None)
+
     def prune(self, keep: frozenset[int]) -> tuple[int, ...]:
         """Remove all but the last `KEPT` revisions and those to keep; returns what is left."""
         numbers = self._numbers()

@@ -7,7 +7,7 @@ log. One change at a time, over all processes: the lock dies with who holds it.
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -19,7 +19,6 @@ from agent.engine.errors import (
     AwaitingConfirm,
     EngineError,
     GenerationConflict,
-    NoSuchRevision,
     NothingApplied,
     NotProvisional,
     PreconditionFailed,
@@ -28,55 +27,31 @@ from agent.engine.errors import (
 )
 from agent.engine.host import CheckFailed, Clock, Host, HostFull, StepFailed
 from agent.engine.model import (
-    LATER,
-    Command,
     Committed,
-    Count,
-    CounterKey,
     Degraded,
-    Desired,
-    Family,
-    LoadConnection,
-    Observed,
     Outcome,
     Plan,
-    Probe,
     Problem,
     Provisional,
     PutSet,
     PutTable,
     Refused,
     ReloadUnit,
-    RestartUnit,
     RolledBack,
-    StartUnit,
-    Step,
-    Table,
     Unchanged,
 )
-from agent.engine.plan import describe, name, touched_units
+from agent.engine.plan import touched_units
 from agent.engine.restore import document_of, restore
-from agent.engine.store import Revision, RevisionInfo, State, Store
+from agent.engine.running import Running
+from agent.engine.store import Revision, State, Store
+from agent.engine.swap import DidNotHold, Swap, bystanders
 from agent.engine.target import Target, Targets
 from agent.monitor.events import NOWHERE, Recorder
 
 log = logging.getLogger(__name__)
 
-VERIFY_TRIES = 4
-VERIFY_PAUSE = 0.1  # seconds; what has just been changed may take a moment to settle
-PROBE_TIMEOUT = 8.0  # seconds
 
-
-class _Failed(Exception):
-    """The swap did not hold; the cause is for the operator."""
-
-    def __init__(self, cause: str, path: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.path = path
-
-
-class Engine:
+class Engine(Running):
     """Everything that changes this machine by a document goes through here."""
 
     def __init__(
@@ -88,56 +63,15 @@ class Engine:
         boot: BootConfig | None = None,
         events: Recorder = NOWHERE,
     ) -> None:
-        self._host = host
-        self._store = store
+        super().__init__(host, store, Targets(host, store, boot))
         self._clock = clock
         self._lock = lock
         self._boot = boot
         self._events = events
-        self._targets = Targets(host, store, boot)
+        self._swap = Swap(host, store, self._targets, clock)
         self._last: Document | None = None  # whose valid text need not be validated again
 
     # -- asking -----------------------------------------------------------------------------
-
-    def state(self) -> State:
-        return self._store.state()
-
-    def revisions(self) -> tuple[RevisionInfo, ...]:
-        """Those that are kept, newest first."""
-        return self._store.revisions()
-
-    def revision(self, number: int) -> Revision:
-        """Raises NoSuchRevision."""
-        return self._store.revision(number)
-
-    def current(self) -> Revision:
-        """The revision that runs. Raises NothingApplied."""
-        number = self._store.state().current
-        if number is None:
-            raise NothingApplied
-        return self._store.revision(number)
-
-    def desired(self) -> Desired:
-        """What the running revision wants. Raises NothingApplied."""
-        return self._current().desired
-
-    def observed(self) -> Observed:
-        """The machine, as far as the running revision is about it. Raises NothingApplied."""
-        return self._targets.observe(self._current())
-
-    def drift(self) -> Plan:
-        """What it would take for the machine to be again what was asked; empty if it is."""
-        return self._targets.difference(self._current())
-
-    def inspections(self) -> Mapping[str, tuple[Command, ...]]:
-        """What a diagnostics bundle takes of each service that runs. Raises NothingApplied."""
-        return self._targets.inspections(self.current().document)
-
-    def counters(self) -> Mapping[CounterKey, Count]:
-        """What every rule has counted since it first was."""
-        zero = Count(0, 0)
-        base = self._store.counters()
-        return {key: base.get(key, zero) + now for key, now in self._host.counters().items()}
 
     def plan(self, data: bytes, *, patch: bool = False, if_match: str | None = None) -> Plan:
         """What a push (or a merge patch) would do; nothing is changed.
@@ -222,7 +156,7 @@ class Engine:
                     return Unchanged(state.current or 0)
                 log.warning("revision %s was not confirmed in time: rolling back", revision)
                 why, revision = tell.NOT_CONFIRMED, None
-            origin = self._origin(state, revision)
+            origin = self._store.before(state) if revision is None else revision
             document = self._store.revision(origin).document
             outcome = self._transact(state, document, "rollback", origin=origin)
             if isinstance(outcome, Committed | Unchanged):
@@ -342,73 +276,15 @@ class Engine:
         if not plan and self._runs(state, document):
             self._keep_generation(state)
             return Unchanged(state.current or 0)
-        bystanders = _bystanders(plan, target, previous)
+        spared = bystanders(plan, target, previous)
         self._begin(revision)
         try:
-            warnings = self._swap(target, plan, bystanders)
+            warnings = self._swap.do(target, plan, spared)
             return self._commit(state, target, plan, warnings, confirm_within)
-        except (_Failed, StepFailed, HostFull) as error:
+        except (DidNotHold, StepFailed, HostFull) as error:
             path = getattr(error, "path", "")
             problems = (Problem(path, str(error)),) if path else ()
-            return self._put_back(self._store.recover(), str(error), problems, bystanders)
-
-    def _swap(self, target: Target, plan: Plan, bystanders: frozenset[str]) -> tuple[str, ...]:
-        """Do the plan's steps, then read back and ask. Raises StepFailed or _Failed."""
-        excused, warnings = self._perform(plan, target, bystanders, "push")
-        self._verify(target, excused)
-        self._host.fault("push:verified")
-        self._probe(target.desired, touched_units(plan) - excused)
-        self._host.fault("push:probed")
-        return warnings
-
-    def _perform(
-        self, plan: Plan, target: Target, bystanders: frozenset[str], phase: str
-    ) -> tuple[frozenset[str], tuple[str, ...]]:
-        """Returns units of `bystanders` that do not start, and what to say of them."""
-        excused: set[str] = set()
-        warnings: list[str] = []
-        replaced = {
-            (step.family, step.table)
-            for step in plan.steps
-            if isinstance(step, PutTable) and step.edits is None
-        }
-        kernel = self._host.counters() if replaced else {}
-        for step in plan.steps:
-            try:
-                self._host.perform(step, target.revision.info.number)
-            except StepFailed as error:
-                unit = _unit(step)
-                if unit not in bystanders:
-                    raise
-                excused.add(unit)
-                warnings.append(f"{unit}: {error}")
-            self._host.fault(f"{phase}:{name(step)}")
-        if replaced:
-            self._fold(kernel, replaced)
-        return frozenset(excused), tuple(warnings)
-
-    def _verify(self, target: Target, excused: frozenset[str]) -> None:
-        """Read the machine again: there must be nothing left to do. Raises _Failed."""
-        left = Plan(())
-        for attempt in range(VERIFY_TRIES):
-            if attempt:
-                self._clock.sleep(VERIFY_PAUSE)
-            left = self._targets.difference(target)
-            left = Plan(tuple(step for step in left.steps if _unit(step) not in excused))
-            if not left:
-                return
-        raise _Failed("the machine did not become it: " + "; ".join(describe(left)[:5]))
-
-    def _probe(self, desired: Desired, units: frozenset[str]) -> None:
-        """Ask the daemons that were touched. Raises _Failed."""
-        probes: list[Probe] = [
-            probe
-            for probe in desired.probes
-            if probe.unit in units and not isinstance(probe, LATER)
-        ]
-        failed = [r for r in self._host.probe(probes, PROBE_TIMEOUT) if not r.passed]
-        if failed:
-            raise _Failed("; ".join(f"{r.probe.unit}: {r.detail}" for r in failed[:5]))
+            return self._put_back(self._store.recover(), str(error), problems, spared)
 
     def _commit(
         self,
@@ -442,7 +318,7 @@ class Engine:
         state: State,
         cause: str,
         problems: tuple[Problem, ...] = (),
-        bystanders: frozenset[str] = frozenset(),
+        spared: frozenset[str] = frozenset(),
     ) -> Outcome:
         """Make what runs the revision of `state` again, whatever the machine is now.
 
@@ -454,19 +330,26 @@ class Engine:
             target = self._fallback(state)
             plan = self._targets.difference(target)
             units = frozenset(target.desired.units)
-            down, warnings = self._perform(plan, target, units, "roll-back")
-            self._verify(target, down)
-        except (_Failed, StepFailed, CheckFailed, HostFull, InvalidDocument, EngineError) as error:
+            down, warnings = self._swap.perform(plan, target, units, "roll-back")
+            self._swap.verify(target, down)
+        except (
+            DidNotHold,
+            StepFailed,
+            CheckFailed,
+            HostFull,
+            InvalidDocument,
+            EngineError,
+        ) as error:
             return self._close(state, f"{cause}; and putting back failed: {error}")
         try:
-            self._probe(target.desired, touched_units(plan) - down)
-        except _Failed as error:
+            self._swap.probe(target.desired, touched_units(plan) - down)
+        except DidNotHold as error:
             down, warnings = down | touched_units(plan), (*warnings, error.cause)
         self._host.disarm()
         self._remember(target)
         if state.making is not None:
             self._store.forget(state.making)
-        broken = "" if down <= bystanders else f"{cause}; and put back: {'; '.join(warnings)}"
+        broken = "" if down <= spared else f"{cause}; and put back: {'; '.join(warnings)}"
         self._store.put_state(replace(state, making=None, degraded=broken))
         self._prune(state)
         number = target.revision.info.number
@@ -496,19 +379,6 @@ class Engine:
         return Degraded(cause)
 
     # -- counters ---------------------------------------------------------------------------
-
-    def _fold(
-        self, kernel: Mapping[CounterKey, Count], replaced: Collection[tuple[Family, Table]]
-    ) -> None:
-        """Keep what rules had counted before their table was replaced; forget rules that went."""
-        zero = Count(0, 0)
-        base = self._store.counters()
-        self._store.put_counters(
-            {
-                key: base.get(key, zero) + (now if (key.family, key.table) in replaced else zero)
-                for key, now in kernel.items()
-            }
-        )
 
     def save_counters(self) -> None:
         """Make the counts so far outlive a reboot; called now and then, and at the end."""
@@ -557,22 +427,6 @@ class Engine:
         if state != self._store.state():
             self._store.put_state(state)
 
-    def _origin(self, state: State, revision: int | None) -> int:
-        """The revision to go back to."""
-        if revision is not None:
-            self._store.revision(revision)
-            return revision
-        if state.provisional and state.confirmed is not None:
-            return state.confirmed
-        if state.current is None:
-            raise NoSuchRevision(None)
-        info = self._store.revision(state.current).info
-        before = info.origin if info.cause == "rollback" and info.origin else info.number
-        for candidate in self._store.revisions():
-            if candidate.number < before and candidate.digest != info.digest:
-                return candidate.number
-        raise NoSuchRevision(None)
-
     def _revision(
         self, state: State, document: Document, cause: str, origin: int | None = None
     ) -> Revision:
@@ -596,12 +450,6 @@ class Engine:
             kept = desired.sets.values(), target.tables, target.origin
             self._store.put_firewall(*kept, ahead.network(desired))
         self._store.put_state(state)
-
-    def _current(self) -> Target:
-        number = self._store.state().current
-        if number is None:
-            raise NothingApplied
-        return self._targets.running(number)
 
     def _remember(self, target: Target) -> None:
         self._targets.remember(target)
@@ -627,38 +475,3 @@ def _check_generation(state: State, document: Document) -> None:
         raise StaleGeneration(document.generation, state.generation)
     if document.generation == state.generation and document.digest != state.digest:
         raise GenerationConflict(document.generation, document.digest, state.digest)
-
-
-def _bystanders(plan: Plan, target: Target, previous: Desired | None) -> frozenset[str]:
-    """Units that the plan starts only because they were down, with the files that they had."""
-    if previous is None:
-        return frozenset()
-    changed = {
-        path
-        for path in previous.files.keys() | target.desired.files.keys()
-        if previous.files.get(path) != target.desired.files.get(path)
-    }
-    concerned = {
-        desired.files[path].unit
-        for desired in (previous, target.desired)
-        for path in changed
-        if path in desired.files
-    }
-    return frozenset(
-        step.unit.name
-        for step in plan.steps
-        if isinstance(step, StartUnit)
-        and step.unit.name in previous.units
-        and step.unit.name not in concerned
-    )
-
-
-def _unit(step: Step) -> str:
-    """The unit that a step is about; empty for the others."""
-    match step:
-        case StartUnit(unit) | ReloadUnit(unit) | RestartUnit(unit):
-            return unit.name
-        case LoadConnection(connection):
-            return connection.unit
-        case _:
-            return ""

@@ -35,8 +35,8 @@ from agent.engine.model import (
 )
 from agent.engine.plan import describe
 from tests.unit.engine.documents import router, with_forward, with_services
+from tests.unit.engine.machine import Machine
 from tests.unit.engine.memory import PUBLIC
-from tests.unit.engine.test_transaction import Machine
 
 
 def plan_of(folder: Path, before: bytes, after: bytes) -> Plan:

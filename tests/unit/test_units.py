@@ -1,5 +1,6 @@
 """Our systemd units, as far as their texts can tell."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,15 @@ def test_the_restore_gets_ready_beside_the_firewall_and_before_the_bus() -> None
     # What it marks as done is all that has to be: settings of the kernel's come before ours.
     assert "systemd-sysctl.service" in ordering("sysvm-firewall", "After")
     assert f"> {Early().firewall}\n" in (UNITS.parent / "share/firewall").read_text()
+
+
+def test_memory_that_daemons_are_promised_is_promised_to_their_slice() -> None:
+    """Else it is no promise: a unit has at most its share of its slice's (cgroups(7))."""
+    promised = re.compile(r"^MemoryMin=(\d+)M$", re.MULTILINE)
+    units = [
+        path for path in UNITS.rglob("*") if path.is_file() and "slice" not in path.parent.name
+    ]
+    parts = [int(size) for path in units for size in promised.findall(path.read_text())]
+    whole = promised.findall((UNITS / "system.slice.d/sysvm.conf").read_text())
+    assert len(parts) == 4
+    assert [str(sum(parts))] == whole

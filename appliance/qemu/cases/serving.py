@@ -105,6 +105,8 @@ def _press_power(bench: Bench, vm: Machine) -> Checks:
         re.search(r"[Pp]ower.?[Oo]ff|Powering off|reboot: Power down", vm.console[said:]),
         vm.console[-1000:],
     )
+    failed = re.findall(r"FAILED.*", vm.console[said:])
+    yield check("nothing fails on the way", not failed, failed)
     vm.start()
 
 

@@ -78,8 +78,9 @@ class StateWatch:
 class MeansWatch:
     """Can the agent open files, and start threads and processes?
 
-    Whatever fails for want of them fails by itself; this is so that somebody is told why. What
-    lasts is a leak, most likely: then the agent is `lost`, and systemd's watchdog is to have it.
+    Whatever fails for want of them fails by itself; this is so that somebody is told why. No
+    descriptor for long is a leak, most likely: then the agent is `lost`, and systemd's watchdog is
+    to have it. Without tasks another agent could not even begin.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class MeansWatch:
         self._events = events
         self._look = look or lacking
         self._lacks: frozenset[str] = frozenset()
-        self._looks = 0  # in a row, in which something was lacking
+        self._looks = 0  # in a row, without a descriptor
 
     @property
     def lost(self) -> bool:
-        """Has it been without for long?"""
+        """Has it had no descriptor for long?"""
         return self._looks >= LOST
 
     def look(self) -> None:
@@ -116,7 +117,7 @@ class MeansWatch:
                 )
             )
         self._lacks = frozenset(found)
-        self._looks = self._looks + 1 if found else 0
+        self._looks = self._looks + 1 if "descriptors" in found else 0
 
 
 def lacking() -> Mapping[str, str]:

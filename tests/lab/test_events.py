@@ -137,6 +137,19 @@ def test_what_happened_so_far_is_told(lab: Lab, router: Router) -> None:
     assert "revision 2 (generation 1) runs, by push" in shown
 
 
+def test_the_command_follows_what_happens(lab: Lab, router: Router) -> None:
+    hold = "sysvmctl service hold dnsmasq --for 10s --reason x"
+    script = f"(sleep 1; {hold}; sysvmctl service release dnsmasq) >&2 & exec timeout 6 "
+    followed = lab.vm.run(
+        ["sh", "-c", f"{script} sysvmctl events -f -n 1 --json"], check=False, timeout=30
+    ).text
+    kinds = [json.loads(line)["kind"] for line in followed.splitlines()]
+    held = [kind for kind in kinds if kind.startswith("service.")]
+    assert held[-2:] == ["service.held", "service.released"]
+    shown = lab.vm.run(["sysvmctl", "events", "-n", "50", "--severity", "warning"]).text
+    assert "service.held" not in shown
+
+
 def test_long_poll_over_mutual_tls_outlasts_the_fronts_patience(lab: Lab, router: Router) -> None:
     """The front closes clients that say nothing for 30 s; one that waits for an answer may."""
     place = kept(lab)

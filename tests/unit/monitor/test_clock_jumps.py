@@ -35,6 +35,9 @@ class Turned:
     def monotonic(self) -> float:
         return self.gone
 
+    def sleep(self, seconds: float) -> None:
+        self.wall, self.gone = self.wall + seconds, self.gone + seconds
+
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_events_keep_their_order_and_nobody_misses_one(tmp_path: Path, jump: float) -> None:

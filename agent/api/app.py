@@ -27,8 +27,9 @@ import flask
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from agent.api import problems
+from agent.api.calls import Call, Response
 from agent.api.health import Unwatched
-from agent.api.operations import Call, Operations, Response
+from agent.api.operations import Operations
 from agent.api.ports import Engine, Health, Machine, Watch
 from agent.api.problems import Answer, Kind, Refusal
 from agent.api.routes import LONGEST_DOCUMENT, ROUTES, Route

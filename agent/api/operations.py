@@ -3,13 +3,10 @@
 Values in, values out: Flask is not known here, and neither is a socket.
 """
 
-import functools
 import hashlib
-import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 from agent import __version__
 from agent.api import (
@@ -25,14 +22,26 @@ from agent.api import (
 )
 from agent.api import health as health_of
 from agent.api.answers import Blob, Changed, Drift, LegacyRules, Log, Planned, timestamp
+from agent.api.calls import (
+    Call,
+    Response,
+    blob_name,
+    check_query,
+    confirm_within,
+    no_such_session,
+    no_such_unit,
+    number,
+    owned_unit,
+    owned_units,
+    rollback_target,
+    unit_of,
+)
 from agent.api.diagnostics import Diagnostics
 from agent.api.ports import Engine, Health, Machine, Watch
 from agent.api.problems import Refusal
-from agent.api.routes import Route
 from agent.api.services import Services
 from agent.api.show import ServiceRow
 from agent.api.streams import Streams
-from agent.document import json as strict_json
 from agent.document.document import schema
 from agent.document.secrets import canonical_redacted, redacted
 from agent.document.site import NicRole
@@ -41,46 +50,15 @@ from agent.engine.model import Outcome
 from agent.engine.plan import describe
 from agent.engine.store import Revision
 from agent.monitor.events import Kept
-from agent.services import control, discover
+from agent.services import control
 
 ETAG = re.compile(r'\s*((?:W/)?)"([^"]*)"\s*(?:,|$)')
-SHA256 = re.compile(r"[0-9a-f]{64}")
 SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Units of the agent itself: their logs can be read, but nobody restarts them from here.
 OWN_UNIT = re.compile(r"sysvm-[a-z]+\.(?:service|timer)")
 # Whose journal is in a bundle, besides the services'.
 OWN_UNITS = ("sysvm-restore", "sysvm-firewall", "sysvm-agent", "sysvm-boot", "dbus", "chrony")
 WORST_LOG = 10_000  # lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """A request: its route, what its path and query say, its header and its body."""
-
-    route: Route
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: bytes
-    client: str = ""
-
-    @property
-    def dry_run(self) -> bool:
-        return self.query.get("dry_run", "0") in {"1", "true"}
-
-    @property
-    def changes(self) -> bool:
-        """Does it change something? Then it leaves a line in the log."""
-        return self.route.changes and not self.dry_run
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An answer that is not a problem: bytes and a Stream as they are, anything else as JSON."""
-
-    content: object
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Operations:
@@ -202,7 +180,7 @@ class Operations:
     # -- blobs ------------------------------------------------------------------------------
 
     def put_blob(self, call: Call) -> Response:
-        name = _blob_name(call)
+        name = blob_name(call)
         digest = hashlib.sha256(call.body).hexdigest()
         if digest != name:
             raise Refusal(problems.DIGEST_MISMATCH, f"the SHA-256 of the body is {digest}")
@@ -210,7 +188,7 @@ class Operations:
         return Response(Blob(name, len(call.body)), 201 if new else 200)
 
     def get_blob(self, call: Call) -> Response:
-        content = self._machine.blob(_blob_name(call))
+        content = self._machine.blob(blob_name(call))
         if content is None:
             raise Refusal(problems.NO_SUCH_BLOB, f"no blob {call.path['sha256']}")
         headers = {"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}
@@ -227,7 +205,7 @@ class Operations:
     def get_console(self, call: Call) -> Response:
         answer = self._machine.console({"op": "get", "id": call.path["session"]})
         if "error" in answer:
-            raise _no_such_session(call)
+            raise no_such_session(call)
         return Response(consoles.row(answer["session"]))
 
     def put_console(self, call: Call) -> Response:
@@ -246,7 +224,7 @@ class Operations:
     def delete_console(self, call: Call) -> Response:
         answer = self._machine.console({"op": "delete", "id": call.path["session"]})
         if "error" in answer:
-            raise _no_such_session(call)
+            raise no_such_session(call)
         return Response(consoles.Accepted(call.path["session"], answer["result"]))
 
     def drain_consoles(self, call: Call) -> Response:
@@ -273,12 +251,12 @@ class Operations:
         )
 
     def get_revision(self, call: Call) -> Response:
-        revision = self._engine.revision(_number(call))
+        revision = self._engine.revision(number(call))
         row = answers.revision_row(revision.info, self._engine.state(), self._now())
         return Response(answers.RevisionWithDocument(row, redacted(revision.document.value)))
 
     def confirm(self, call: Call) -> Response:
-        return self._change(lambda: self._engine.confirm(_number(call)))
+        return self._change(lambda: self._engine.confirm(number(call)))
 
     def roll_back(self, call: Call) -> Response:
         revision = rollback_target(call.body)
@@ -362,18 +340,18 @@ class Operations:
         return Response(self._watched.hold(self._wanted_unit(call), call.body, call.client))
 
     def release_service(self, call: Call) -> Response:
-        return Response(self._watched.release(_owned_unit(call), call.body, call.client))
+        return Response(self._watched.release(owned_unit(call), call.body, call.client))
 
     def _wanted_unit(self, call: Call) -> str:
-        unit = _owned_unit(call)
+        unit = owned_unit(call)
         if unit not in self._wanted_units():
             raise Refusal(problems.NOT_WANTED, f"{unit} is not wanted")
         return unit
 
     def get_log(self, call: Call) -> Response:
-        unit = _unit(call)
+        unit = unit_of(call)
         if unit not in owned_units() and not OWN_UNIT.fullmatch(unit):
-            raise _no_such_unit(unit)
+            raise no_such_unit(unit)
         lines = call.query.get("lines", "100")
         if not re.fullmatch("[0-9]{1,5}", lines) or not 1 <= int(lines) <= WORST_LOG:
             raise Refusal(problems.BAD_REQUEST, f"lines is a number from 1 to {WORST_LOG}")
@@ -487,80 +465,6 @@ class Operations:
         if kind is None:
             raise Refusal(problems.UNKNOWN_PATH, "no problem has this name")
         return Response(kind)
-
-
-def check_query(call: Call) -> None:
-    """Refuse what the route does not know: a misspelt `dry_run` must not change anything."""
-    known = {parameter.name: parameter for parameter in call.route.query}
-    for name, value in call.query.items():
-        if name not in known:
-            hint = f"known are {', '.join(known)}" if known else "this path knows none"
-            raise Refusal(problems.BAD_REQUEST, f"the query has {name[:40]!r}; {hint}")
-        allowed: Sequence[str] | None = known[name].schema.get("enum")
-        if allowed is not None and value not in allowed:
-            raise Refusal(problems.BAD_REQUEST, f"{name} is one of {', '.join(allowed)}")
-
-
-def confirm_within(call: Call) -> float | None:
-    """Seconds that the change may wait for its confirm, or None for a change that stays."""
-    text = call.query.get("confirm_within")
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 1 <= seconds <= routes.LONGEST_WAIT:
-        message = f"confirm_within is a number of seconds from 1 to {routes.LONGEST_WAIT}"
-        raise Refusal(problems.BAD_REQUEST, message)
-    return seconds
-
-
-def rollback_target(body: bytes) -> int | None:
-    """The revision that the body of a roll back names, if it names one."""
-    value = strict_json.loads(body) if body.strip() else {}
-    if isinstance(value, dict) and value.keys() <= {"revision"}:
-        revision = value.get("revision")
-        if revision is None or (type(revision) is int and revision >= 0):
-            return revision
-    raise Refusal(problems.BAD_REQUEST, 'the body is {} or {"revision": 7}')
-
-
-@functools.cache
-def owned_units() -> tuple[str, ...]:
-    """Every unit that some service could want."""
-    return tuple(sorted({unit for service in discover().values() for unit in service.UNITS}))
-
-
-def _unit(call: Call) -> str:
-    name = call.path["unit"]
-    return name if "." in name else f"{name}.service"
-
-
-def _owned_unit(call: Call) -> str:
-    unit = _unit(call)
-    if unit not in owned_units():
-        raise _no_such_unit(unit)
-    return unit
-
-
-def _no_such_unit(unit: str) -> Refusal:
-    return Refusal(problems.NO_SUCH_UNIT, f"no unit {unit[:80]!r} of ours")
-
-
-def _no_such_session(call: Call) -> Refusal:
-    return Refusal(problems.NO_SUCH_SESSION, f"no session {call.path['session'][:63]!r}")
-
-
-def _number(call: Call) -> int:
-    return int(call.path["number"])
-
-
-def _blob_name(call: Call) -> str:
-    name = call.path["sha256"]
-    if not SHA256.fullmatch(name):
-        raise Refusal(problems.BAD_REQUEST, "a blob's name is 64 digits of 0-9 and a-f")
-    return name
 
 
 def _status(answer: Changed, *, first: bool) -> int:

@@ -11,7 +11,7 @@ import flask
 import pytest
 
 from agent.api.app import respond
-from agent.api.operations import Response
+from agent.api.calls import Response
 from agent.api.problems import Refusal, answer_to
 from agent.api.server import Server, listen
 from agent.api.streams import JSON_LINES, SLOTS, Stream, Streams

@@ -556,7 +556,7 @@ def main(folder: Path, link: int, listeners: Sequence[tuple[Listener, int]]) -> 
 
 
 def loop_factory() -> Any:
-    """uvloop's loop where it is installed, which takes half the time for a small message."""
+    """uvloop's loop where it is installed: a tenth less CPU for a small message."""
     try:
         import uvloop
     except ImportError:

@@ -87,7 +87,16 @@ def offer(lab: Lab, host: str, screen: Screen, vm: str, **more: Any) -> Link:
     """
     secret = secrets.token_urlsafe(32)
     name = f"{vm}-{secrets.token_hex(4)}"
-    value = {
+    value = session(secret, screen, vm)
+    answer = request(lab, "PUT", f"/v1/console/sessions/{name}", json.dumps(value | more).encode())
+    if answer.status >= 400:
+        raise ApplianceError(f"the proxy refuses the session: {answer.text}")
+    return Link(name, f"https://{host}/#s={secret}")
+
+
+def session(secret: str, screen: Screen, vm: str) -> dict[str, Any]:
+    """What the proxy is told of a session; of the secret, what does not open anything."""
+    return {
         "secret_sha256": hashlib.sha256(secret.encode()).hexdigest(),
         "vm": vm,
         "user": "operator",
@@ -96,10 +105,6 @@ def offer(lab: Lab, host: str, screen: Screen, vm: str, **more: Any) -> Link:
         "credentials": screen.credentials,
         "valid": VALID,
     }
-    answer = request(lab, "PUT", f"/v1/console/sessions/{name}", json.dumps(value | more).encode())
-    if answer.status >= 400:
-        raise ApplianceError(f"the proxy refuses the session: {answer.text}")
-    return Link(name, f"https://{host}/#s={secret}")
 
 
 def show(lab: Lab, guest: str) -> Link:

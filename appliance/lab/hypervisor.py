@@ -23,7 +23,18 @@ from appliance.lab.wait import wait_until
 _NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs")
 _SOCKETS = Path("/tmp/.X11-unix")  # noqa: S108 - where X servers and their clients meet
 _GEOMETRY = "640x400"
-_TERMINAL = ("-geometry", "100x30+0+0", "-bg", "navy", "-fg", "white")
+_TERMINAL = (
+    "-fa",
+    "Monospace",
+    "-fs",
+    "10",
+    "-geometry",
+    "80x25+0+0",
+    "-bg",
+    "navy",
+    "-fg",
+    "white",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from appliance.errors import ApplianceError
 from appliance.qemu.bench import Bench
 from appliance.qemu.cases.booting import channels, without_configuration
 from appliance.qemu.cases.check import Check, Checks
+from appliance.qemu.cases.console import console
 from appliance.qemu.cases.exposure import listeners
 from appliance.qemu.cases.hardship import clock, disk_full, forks, memory
 from appliance.qemu.cases.health import health
@@ -59,6 +60,7 @@ CASES = (
         "power-cuts-before", "power cut at every point of an apply's first half", power_cuts_before
     ),
     Case("power-cuts-after", "power cut at every point of its second half", power_cuts_after),
+    Case("console", "a guest's screen through it", console),
     Case("ipsec", "IPsec between two of them, through a rekey", tunnel),
     Case("slots", "a new root that does not come up", slots),
     Case("damaged-state", "the state partition is damaged", damaged_state),

@@ -1,7 +1,7 @@
 """The commands of `sysvm cert`."""
 
 import datetime as dt
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -82,14 +82,14 @@ def check(
 @app.command()
 def dns(
     domain: Annotated[str, typer.Argument(help="As the document has it: '*.console.example'.")],
-    addresses: Annotated[list[str], typer.Argument(help="Public IPv4 addresses of proxies.")],
+    addresses: Annotated[list[str], typer.Argument(help="Public addresses of proxies.")],
     server: Annotated[str, typer.Option(help="The server to ask, by its address.")] = "",
 ) -> None:
     """Ask for the proxies' names, and say whether DNS answers as browsers need it."""
     from appliance.cert import names
 
     try:
-        wanted = [IPv4Address(address) for address in addresses]
+        wanted = [ip_address(address) for address in addresses]
     except ValueError as error:
         raise ApplianceError(str(error)) from error
     answers = list(names.ask(domain, wanted, names.resolver(server)))

@@ -1,18 +1,22 @@
 """Whether the DNS of a console domain answers as browsers need it.
 
-Under `*.console.example` every address has a name of its own, so the domain's DNS has to answer
-203-0-113-7.console.example with 203.0.113.7: by a record for each, or a server that computes them.
+Under `*.console.example` every address has a name of its own (`agent.console.names`), so the
+domain's DNS has to answer 203-0-113-7.console.example with 203.0.113.7: by a record for each, or a
+server that computes them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 import dns.exception
 import dns.resolver
 
-# What a name's A records are; empty where there are none. Raises LookupError where nobody answers.
-Resolve = Callable[[str], Sequence[str]]
+from agent.console.names import name as name_of
+from agent.console.targets import Address
+
+# A name's records of a kind (A, AAAA), none where there are none. Raises LookupError where nobody
+# answers.
+Resolve = Callable[[str, str], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +28,12 @@ class Answer:
     said: str
 
 
-def name_of(address: IPv4Address, domain: str) -> str:
-    """What browsers call the proxy at this address."""
-    if not domain.startswith("*."):
-        return domain
-    return f"{str(address).replace('.', '-')}.{domain[2:]}"
-
-
-def ask(domain: str, addresses: Sequence[IPv4Address], resolve: Resolve) -> Iterator[Answer]:
+def ask(domain: str, addresses: Sequence[Address], resolve: Resolve) -> Iterator[Answer]:
     """Each address's name. A plain name may also lead to a load balancer, which is said."""
     for address in addresses:
         name = name_of(address, domain)
         try:
-            found = resolve(name)
+            found = resolve(name, "A" if address.version == 4 else "AAAA")
         except LookupError as error:
             yield Answer(name, good=False, said=str(error))
             continue
@@ -59,9 +56,9 @@ def resolver(server: str = "") -> Resolve:
         asked.nameservers = [server]
     asked.lifetime = 5.0
 
-    def resolve(name: str) -> Sequence[str]:
+    def resolve(name: str, kind: str) -> Sequence[str]:
         try:
-            return sorted(record.to_text() for record in asked.resolve(name, "A"))
+            return sorted(record.to_text() for record in asked.resolve(name, kind))
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
             return ()
         except dns.exception.DNSException as error:

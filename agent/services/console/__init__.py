@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from agent.console.certificates import Pair
+from agent.console.names import name
 from agent.document.site import NicRole
 from agent.document.types import (
     LABEL,
@@ -128,7 +129,8 @@ class Section(Base):
         ProxyDomain | None,
         Field(
             description="How browsers call the proxy: one name, or `*.` and a domain in which each "
-            "address has a name of its own (203.0.113.7 is 203-0-113-7). Without, by its address."
+            "address has a name of its own (203.0.113.7 is 203-0-113-7; an IPv6 address is written "
+            "in full). Without, by its address."
         ),
     ] = None
     port: Annotated[PortNumber, Field(description="TCP port of the page and of the consoles.")] = (
@@ -222,10 +224,7 @@ def names(section: Section, context: Context) -> tuple[str, ...]:
     addresses = [address for _, address in _listening(context)]
     if section.domain is None:
         return tuple(f"[{a}]" if a.version == 6 else str(a) for a in addresses)
-    if not section.domain.startswith("*."):
-        return (section.domain,)
-    rest = section.domain[2:]
-    return tuple(f"{str(a).replace('.', '-')}.{rest}" for a in addresses if a.version == 4)
+    return tuple(dict.fromkeys(name(address, section.domain) for address in addresses))
 
 
 def _pair(section: Section, context: Context) -> Pair | None:
@@ -240,9 +239,6 @@ def _pair(section: Section, context: Context) -> Pair | None:
 def lint(section: Section, context: Context) -> Iterator[Problem]:
     if not _listening(context):
         yield Problem("/site/nics", "the VM has no public address, where consoles would be")
-    elif not names(section, context):
-        hint = "a plain name, or a public IPv4 address"
-        yield Problem(pointer(SECTION, "domain"), "names IPv4 addresses, and there is none", hint)
     if section.plain_port == section.port:
         yield Problem(pointer(SECTION, "plain_port"), f"is {section.port}, as port is")
     for index, network in enumerate(section.networks):
@@ -351,14 +347,10 @@ def _ports(section: Section, *, tls: bool) -> tuple[tuple[int, str], ...]:
 def _hosts_by_address(section: Section, context: Context) -> Iterator[str]:
     """The name of the place that a listener without TLS leads to."""
     for _, address in _listening(context):
-        if section.domain is None:
-            yield f"[{address}]" if address.version == 6 else str(address)
-        elif not section.domain.startswith("*."):
-            yield section.domain
-        elif address.version == 4:
-            yield f"{str(address).replace('.', '-')}.{section.domain[2:]}"
+        if section.domain is not None:
+            yield name(address, section.domain)
         else:
-            yield names(section, context)[0]
+            yield f"[{address}]" if address.version == 6 else str(address)
 
 
 def _origin_of(section: Section, host: str) -> str:

@@ -1,14 +1,16 @@
 """`sysvm cert`: what it makes is good, what it checks is told, what DNS says is judged."""
 
+import re
 import stat
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from typer.testing import CliRunner, Result
 
+from agent.console.names import label
 from appliance.cert.names import ask
 from appliance.cli import app
 from appliance.lab.pki import Authority
@@ -59,13 +61,15 @@ def test_every_fault_is_told(tmp_path: Path) -> None:
     assert f"fault: {certificate}: is not for {NAME}" in result.output
 
 
-def answers(domain: str, said: dict[str, list[str]]) -> list[tuple[str, bool, str]]:
-    def resolve(name: str) -> Sequence[str]:
-        if name not in said:
+def answers(
+    domain: str, said: dict[tuple[str, str], list[str]], address: str = "203.0.113.7"
+) -> list[tuple[str, bool, str]]:
+    def resolve(name: str, kind: str) -> Sequence[str]:
+        if (name, kind) not in said:
             raise LookupError("nobody answers")
-        return said[name]
+        return said[name, kind]
 
-    found = ask(domain, [IPv4Address("203.0.113.7")], resolve)
+    found = ask(domain, [ip_address(address)], resolve)
     return [(one.name, one.good, one.said) for one in found]
 
 
@@ -82,9 +86,18 @@ def answers(domain: str, said: dict[str, list[str]]) -> list[tuple[str, bool, st
 def test_what_dns_says_is_judged(
     domain: str, name: str, said: list[str], good: bool, words: str
 ) -> None:
-    ((asked, verdict, told),) = answers(domain, {name: said})
+    ((asked, verdict, told),) = answers(domain, {(name, "A"): said})
     assert (asked, verdict) == (name, good)
     assert words in told
+
+
+def test_an_ipv6_address_has_a_name_that_is_one() -> None:
+    name = "2001-0db8-0000-0000-0000-0000-0000-0001.console.example"
+    said = {(name, "AAAA"): ["2001:db8::1"]}
+    assert answers(WILD, said, "2001:db8::1") == [(name, True, "2001:db8::1")]
+    for address in ("::", "::1", "fd00::", "2001:db8::1"):
+        first = label(ip_address(address))
+        assert re.fullmatch(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}", first), first
 
 
 def test_nobody_who_answers_is_told() -> None:

@@ -6,8 +6,10 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from agent.console.configuration import Plugin
 from agent.console.websocket import client_frame
 from appliance.lab.wait import wait_until
 from tests.unit.console.rig import (
+    KEY,
     ORIGIN,
     Proxy,
     Screen,
@@ -103,6 +106,77 @@ def test_websockifys_own_plug_ins_load_unchanged(tmp_path: Path, name: str) -> N
     assert found is not None
     assert (found.address, found.port) == (ip_address("10.2.0.7"), 5901)
     assert plugins.target(plugin.lookup("other")) is None
+
+
+def test_a_folder_of_tokens_and_one_of_sockets(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_text("10.2.0.7:5901")
+    plugin = plugins.load(Plugin(f"{STOCK}.TokenFileName", str(tmp_path)), "lookup")
+    found = plugins.target(plugin.lookup("abc"))
+    assert found is not None
+    assert (found.address, found.port) == (ip_address("10.2.0.7"), 5901)
+    path = tmp_path / "vm"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        plugin = plugins.load(Plugin(f"{STOCK}.UnixDomainSocketDirectory", str(tmp_path)), "lookup")
+        assert tuple(plugin.lookup("vm")) == ("unix_socket", str(path))
+        with pytest.raises(ValueError, match="no hypervisor"):
+            plugins.target(plugin.lookup("vm"))
+
+
+def test_a_plug_in_that_asks_over_http_works_where_requests_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("requests") is None:
+        if importlib.util.find_spec("pip._vendor.requests") is None:
+            pytest.skip("there is no requests, nor pip's own copy of it")
+        (tmp_path / "requests.py").write_text("from pip._vendor.requests import get\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path == "/?token=abc"
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(b'{"host": "10.2.0.7", "port": 5901}')
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing is said."""
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = f"http://127.0.0.1:{server.server_port}/?token=%s"
+        plugin = plugins.load(Plugin(f"{STOCK}.JSONTokenApi", source), "lookup")
+        found = plugins.target(plugin.lookup("abc"))
+        assert found is not None
+        assert (found.address, found.port) == (ip_address("10.2.0.7"), 5901)
+        assert plugin.lookup("other") is None
+        server.shutdown()
+    monkeypatch.undo()
+    sys.modules.pop("requests", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "right", "wrong"),
+    [
+        (
+            "ExpectOrigin",
+            "https://a.example https://b.example",
+            {"origin": "https://a.example"},
+            {"origin": "https://evil.example"},
+        ),
+        ("ExpectOrigin", "https://a.example", {"origin": "https://a.example"}, {}),
+        ("ClientCertCNAuth", "alice bob", {"SSL_CLIENT_S_DN_CN": "bob"}, {}),
+    ],
+)
+def test_websockifys_own_auth_plug_ins(
+    name: str, source: str, right: dict[str, str], wrong: dict[str, str]
+) -> None:
+    plugin = plugins.load(Plugin(f"websockify.auth_plugins.{name}", source), "authenticate")
+    plugins.authenticate(
+        plugin, {field.lower(): value for field, value in right.items()}, None, None
+    )
+    with pytest.raises(plugins.Denied):
+        plugins.authenticate(plugin, wrong, None, None)
 
 
 @pytest.mark.parametrize(
@@ -207,19 +281,28 @@ def test_our_sessions_open_under_the_stock_websockify(tmp_path: Path, screen: Sc
 
             wait_until(answers, 30, "websockify")
 
-            def ask() -> bytes:
+            def ask(then: bytes, until: bytes) -> bytes:
                 with socket.create_connection(("127.0.0.1", port), 20) as sock:
                     sock.sendall(upgrade(f"/?token={secret}"))
                     data = b""
                     with contextlib.suppress(ConnectionResetError):
                         while b"003.008\n" not in data and (piece := sock.recv(4096)):
                             data += piece
+                        if b"003.008\n" in data:
+                            sock.sendall(then)
+                            while until not in data and (piece := sock.recv(4096)):
+                                data += piece
+                            wait_until(lambda: screen.heard == KEY, 10, "a key at the screen")
                     return data
 
-            assert b"RFB 003.008" in ask()
+            # The client does RFB itself there: through it, and a key to the screen behind it.
+            client = b"".join(
+                client_frame(said, b"mask") for said in (b"RFB 003.008\n", b"\x01", b"\x01", KEY)
+            )
+            assert b"QEMU" in ask(client, b"QEMU")
             assert proxy.session("s1") is None
             assert "opened through another proxy" in proxy.log
-            assert b"RFB" not in ask()
+            assert b"RFB" not in ask(client, b"QEMU")
         finally:
             stock.terminate()
             stock.wait(20)

@@ -1,5 +1,7 @@
 """A real VNC server: TigerVNC's Xvnc, with each kind of authentication that it has."""
 
+import os
+import shlex
 import shutil
 import struct
 import subprocess
@@ -105,3 +107,60 @@ def test_a_wrong_password_is_told(
     offered = proxy.offer("s1", port, credentials=credentials(kind, authority, "wrong"))
     with pytest.raises(TurnedAway, match="refused the VNC credentials: Authentication failure"):
         Browser(proxy, offer=offered).open()
+
+
+@pytest.fixture
+def with_users(tmp_path: Path, authority: Authority) -> Iterator[int]:
+    """One that asks for names and passwords, of which PAM knows alice's; its port."""
+    if os.geteuid() != 0:
+        pytest.skip("PAM's own folder can be another one only for root")
+    (port,) = free_ports(1)
+    identity = authority.issue("kvm7.example", addresses=[own_address()])
+    certificate, key = identity.write(tmp_path, "kvm7")
+    pam, check = tmp_path / "pam.d", tmp_path / "check"
+    pam.mkdir()
+    check.write_text('#!/bin/sh\n[ "$PAM_USER" = root ] && [ "$(tr -d \'\\0\')" = secret ]\n')
+    check.chmod(0o700)
+    (pam / "vnc").write_text(
+        f"auth required pam_exec.so expose_authtok quiet {check}\naccount required pam_permit.so\n"
+    )
+    assert XVNC is not None
+    server = (
+        *(XVNC, f":{port}", "-rfbport", str(port), "-interface", "0.0.0.0"),  # noqa: S104
+        *("-SecurityTypes", "X509Plain", "-PlainUsers", "root", "-PAMService", "vnc"),
+        *("-X509Cert", str(certificate), "-X509Key", str(key), "-nolisten", "tcp"),
+    )
+    inside = f"mount --bind {pam} /etc/pam.d && exec {shlex.join(server)}"
+    process = subprocess.Popen(
+        ("unshare", "--mount", "sh", "-c", inside),
+        stderr=(tmp_path / "xvnc").open("wb"),
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+
+        def listens() -> bool:
+            assert process.poll() is None, (tmp_path / "xvnc").read_text()
+            return f":{port:04X} " in Path("/proc/net/tcp").read_text()
+
+        wait_until(listens, 30, "Xvnc")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_name_and_a_password_are_shown_within_tls(
+    proxy: Proxy, with_users: int, authority: Authority
+) -> None:
+    given = {"username": "root", "ca": authority.identity.certificate}
+    wrong = proxy.offer("s1", with_users, credentials=given | {"password": "other"})
+    with pytest.raises(TurnedAway, match="refused the VNC credentials"):
+        Browser(proxy, offer=wrong).open()
+    stranger = given | {"username": "alice", "password": "secret"}
+    with pytest.raises(TurnedAway, match="refused the VNC credentials"):
+        Browser(proxy, offer=proxy.offer("s2", with_users, credentials=stranger)).open()
+    nameless = {"ca": authority.identity.certificate, "password": "secret"}
+    with pytest.raises(TurnedAway, match="asks for credentials that are missing: X509Plain"):
+        Browser(proxy, offer=proxy.offer("s3", with_users, credentials=nameless)).open()
+    right = proxy.offer("s4", with_users, credentials=given | {"password": "secret"})
+    assert Browser(proxy, offer=right).open() == "web 1"

@@ -168,9 +168,11 @@ def test_an_ipv6_address_is_called_as_browsers_do(tmp_path: Path) -> None:
     where = sites.context(six, CONTROL)
     given = read(rendered(NAME, PLAIN, where), tmp_path)
     assert given.hosts == {"[2001:db8::7]"}
-    assert paths(PLAIN | {"domain": "*.console.example"}, where) == {
-        "/console/domain": "names IPv4 addresses, and there is none"
-    }
+    section = TLS | {"networks": ["fd00:2::/64"]}
+    name = "2001-0db8-0000-0000-0000-0000-0000-0007.console.example"
+    assert paths(section, where) == {}
+    assert read(rendered(NAME, section, where), tmp_path).hosts == {name}
+    assert {one.to for one in configuration.listeners(tmp_path) if one.to} == {f"https://{name}"}
 
 
 def test_faults_have_their_paths_and_come_together() -> None:

@@ -67,13 +67,14 @@ def check(
     """
     faults: list[Fault] = []
     found = list(_certificates(pieces, faults))
+    unread = bool(faults)  # the one that is missing may be among those
     private = _private_key(key, passphrase, faults)
     unique = list(_unique(found, faults))
     if not unique:
         if not faults:
             faults.append(Fault("", "there is no certificate"))
         return Pair(tuple(faults))
-    leaf = _leaf(unique, private, faults)
+    leaf = _leaf(unique, private, faults, unread=unread)
     if leaf is None:
         return Pair(tuple(faults))
     chain = _chain(leaf, unique, faults)
@@ -184,7 +185,9 @@ def _unique(found: Iterable[_Piece], faults: list[Fault]) -> Iterator[_Piece]:
 # -- deciding ----------------------------------------------------------------------------------
 
 
-def _leaf(pieces: Sequence[_Piece], key: Any, faults: list[Fault]) -> _Piece | None:
+def _leaf(
+    pieces: Sequence[_Piece], key: Any, faults: list[Fault], *, unread: bool
+) -> _Piece | None:
     """The server's own certificate: the key's, or else the one that signed none of the others."""
     if key is not None:
         own = [one for one in pieces if _same_key(one.certificate, key)]
@@ -197,6 +200,8 @@ def _leaf(pieces: Sequence[_Piece], key: Any, faults: list[Fault]) -> _Piece | N
             ]
             return newest
     ends = [one for one in pieces if not _is_ca(one.certificate)]
+    if not ends and unread:
+        return None
     if key is not None:
         of = ", ".join(_called(one.certificate) for one in ends) or "any of the certificates"
         faults.append(Fault("key", f"does not belong to {of}"))

@@ -43,6 +43,14 @@ class _Part:
     probes: tuple[Probe, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What a document comes upon: the time (seconds since the epoch), and sections that run."""
+
+    now: float
+    running: Mapping[str, object]
+
+
 class Composer:
     """Composes documents, and makes anew only the parts of services whose section changed."""
 
@@ -51,15 +59,25 @@ class Composer:
         self._parts: dict[str, _Part] = {}
 
     def compose(
-        self, document: Document, links: Sequence[Link], boot: BootConfig | None
+        self,
+        document: Document,
+        links: Sequence[Link],
+        boot: BootConfig | None,
+        push: Push | None = None,
     ) -> Desired:
-        """Everything that the document wants. Raises InvalidDocument with every problem."""
+        """Everything that the document wants. Raises InvalidDocument with every problem.
+
+        Of a `push`, what is new in it is held against the clock as well; what ran before comes up
+        again whatever has run out meanwhile.
+        """
         context = baseline.context(document, links, boot)
         problems = list(baseline.lint(document, links, boot))
         parts: list[_Part] = []
         for name in document.sections:
             part = self._part(name, document, context, render=not problems)
             problems += part.problems
+            if push is not None and document.texts.get(name) != push.running.get(name):
+                problems += self._untimely(name, document, push.now)
             parts.append(part)
             document.sections.forget(name)  # ten times the size of what was made of it
         if not problems:
@@ -73,6 +91,10 @@ class Composer:
             probes=[probe for part in parts for probe in part.probes],
             owned_units=frozenset().union(*(s.UNITS for s in self._services.values())),
         )
+
+    def _untimely(self, name: str, document: Document, now: float) -> Iterable[Problem]:
+        judge = getattr(self._services[name], "untimely", None)
+        return () if judge is None else judge(document.sections[name], now)
 
     def lint(
         self, document: Document, links: Sequence[Link], boot: BootConfig | None

@@ -3,13 +3,14 @@
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from agent.document.boot import BootConfig
 from agent.document.document import Document, InvalidDocument
 from agent.engine import firewall
-from agent.engine.compose import Composer
+from agent.engine.compose import Composer, Push
 from agent.engine.errors import EngineError
 from agent.engine.host import CheckFailed, Host, Scope
 from agent.engine.model import (
@@ -72,7 +73,7 @@ class Targets:
         run before. Raises InvalidDocument, CheckFailed, HostFull.
         """
         with self._mutex:
-            target = self._unstaged(revision)
+            target = self._unstaged(revision, self._push() if phase == "push" else None)
             self._host.stage(revision.info.number, target.desired)
             self._host.fault(f"{phase}:staged")
             if phase == "push":
@@ -157,9 +158,13 @@ class Targets:
             log.warning("revision %s cannot be compared with: %s", current, error)
             return None
 
-    def _unstaged(self, revision: Revision) -> Target:
+    def _push(self) -> Push:
+        running = self._running
+        return Push(time.time(), {} if running is None else running.revision.document.texts)
+
+    def _unstaged(self, revision: Revision, push: Push | None = None) -> Target:
         document = revision.document
-        desired = self._composer.compose(document, self._host.links(), self._boot)
+        desired = self._composer.compose(document, self._host.links(), self._boot, push)
         if missing := self._host.missing_blobs(desired.blobs):
             raise InvalidDocument(_missing(document, missing))
         files = {

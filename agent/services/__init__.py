@@ -106,7 +106,8 @@ class Service(Protocol):
     """What a module in this package offers. Modules are checked against it by mypy in the tests.
 
     All five functions are pure. Paths of problems are whole JSON pointers, made with
-    `agent.engine.model.pointer`.
+    `agent.engine.model.pointer`. A sixth, `untimely(section, now)`, is there where something in a
+    section has its time: what it finds is refused in a push, and never of what ran before.
     """
 
     SECTION: str  # the document's key

@@ -76,7 +76,8 @@ def check(
         raise typer.Exit(1)
     expires = "" if pair.expires is None else f", until {pair.expires:%F}"
     count = pair.chain.count("BEGIN")
-    typer.echo(f"good for {', '.join(pair.names)}{expires}; {count} certificates are sent")
+    sent = "1 certificate is" if count == 1 else f"{count} certificates are"
+    typer.echo(f"good for {', '.join(pair.names)}{expires}; {sent} sent")
 
 
 @app.command()
@@ -94,7 +95,7 @@ def dns(
         raise ApplianceError(str(error)) from error
     answers = list(names.ask(domain, wanted, names.resolver(server)))
     for answer in answers:
-        typer.echo(f"{'good' if answer.good else 'bad'}: {answer.name} is {answer.said}")
+        typer.echo(f"{'good' if answer.good else 'bad'}: {answer.name}: {answer.said}")
     if not all(answer.good for answer in answers):
         raise typer.Exit(1)
 

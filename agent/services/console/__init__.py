@@ -227,6 +227,21 @@ def names(section: Section, context: Context) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name(address, section.domain) for address in addresses))
 
 
+def untimely(section: Section, now: float) -> Iterator[Problem]:
+    """What of new certificates has run out, or is for later."""
+    if not section.certificates:
+        return
+    from datetime import UTC, datetime
+
+    from agent.console.certificates import check as examine
+
+    given = (section.certificates, section.key or "", section.passphrase or "")
+    known = examine(*given).faults
+    for fault in examine(*given, now=datetime.fromtimestamp(now, UTC)).faults:
+        if fault.grave and fault not in known:
+            yield Problem(_where(fault.piece), fault.message, fault.hint)
+
+
 def _pair(section: Section, context: Context) -> Pair | None:
     if not section.certificates and section.key is None:
         return None

@@ -204,6 +204,13 @@ def test_what_bad_url_decoding_does_is_named() -> None:
     assert "server: has blanks within (each + became a blank" in told(pair)
 
 
+def test_what_cannot_be_read_is_not_missed_as_well() -> None:
+    blank = LEAF.pem.replace("+", " ") if "+" in LEAF.pem else LEAF.pem.replace("A", " ", 3)
+    pair = check({**PIECES, "server": blank}, LEAF.key())
+    assert [fault.piece for fault in pair.faults] == ["server"]
+    assert not pair.usable
+
+
 def test_a_key_that_no_browser_takes() -> None:
     private = ed25519.Ed25519PrivateKey.generate()
     server = issue("server", MIDDLE, names=["a.example"], private=private)

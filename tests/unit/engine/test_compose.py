@@ -1,14 +1,16 @@
 """Composition: one owner for every port, and every problem of every service at once."""
 
 import json
+import time
 from typing import Any
 
 import pytest
 
 from agent.document.boot import parse as parse_boot
 from agent.document.document import InvalidDocument, merge, parse
-from agent.engine.compose import Composer
+from agent.engine.compose import Composer, Push
 from agent.engine.model import Link
+from appliance.lab.pki import Authority
 from tests.unit.engine.documents import BOOT, router
 from tests.unit.engine.memory import CONTROL, GUEST, PUBLIC
 
@@ -129,3 +131,38 @@ def test_section_that_did_not_change_is_kept_once() -> None:
     two = parse(router(2, nat={"source_address": "203.0.113.11"}), one)
     assert two.texts["firewall"] is one.texts["firewall"]
     assert two.texts["nat"] != one.texts["nat"]
+
+
+def test_certificates_that_have_run_out_are_refused_in_a_push_and_come_up_at_boot() -> None:
+    authority = Authority.create("Root")
+    identity = authority.issue("proxy", names=["*.console.example"])
+    given = json.loads(router(1))
+    section = {
+        "networks": ["10.2.0.0/24"],
+        "domain": "*.console.example",
+        "certificates": {"own": identity.certificate, "root": authority.identity.certificate},
+        "key": identity.key,
+    }
+    kept = {name: given[name] for name in ("schema", "generation", "site")}
+    value = kept | {"role": "console-proxy", "console": section}
+
+    def found(document: bytes, push: Push | None) -> dict[str, str]:
+        try:
+            Composer().compose(parse(document), LINKS, None, push)
+        except InvalidDocument as error:
+            return {problem.path: problem.message for problem in error.problems}
+        return {}
+
+    good = json.dumps(value).encode()
+    today, later = time.time(), time.time() + 40 * 365 * 86400
+    assert found(good, None) == {}
+    assert found(good, Push(today, {})) == {}
+    refused = found(good, Push(later, {}))
+    assert "expired on" in refused["/console/certificates/own"]
+    # What runs already goes on, whatever else is pushed.
+    assert found(good, Push(later, parse(good).texts)) == {}
+    # And it is told beside everything else.
+    worse = json.dumps(value | {"console": section | {"networks": ["0.0.0.0/0"]}}).encode()
+    assert set(found(worse, Push(later, {}))) >= {
+        "/console/networks/0", "/console/certificates/own",
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,14 @@ def test_nothing_secret_is_told_back() -> None:
 def test_it_is_the_console_proxys_alone() -> None:
     assert frozenset({Role.CONSOLE_PROXY}) == console.ROLES
     assert "console" in schema()["properties"]
+
+
+def test_certificates_that_have_run_out_are_a_fault_of_a_push_alone() -> None:
+    section = console.Section.model_validate(TLS)
+    now = datetime.now(UTC).timestamp()
+    assert list(console.untimely(section, now)) == []
+    problem = next(iter(console.untimely(section, now + 100 * 365 * 86400)))
+    assert problem.path == "/console/certificates/server"
+    assert "expired on" in problem.message
+    assert list(console.untimely(console.Section.model_validate(PLAIN), now)) == []
+    assert paths(TLS) == {}  # which knows no time

@@ -14,6 +14,7 @@ from appliance.image.cli import app as image
 from appliance.lab.cli import app as lab
 from appliance.manager.cli import app as manager
 from appliance.manager.cli import console
+from appliance.manager.vm_cli import app as vm
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +27,7 @@ app.add_typer(image, name="image", help=image.info.help)
 app.add_typer(cert, name="cert", help=cert.info.help)
 app.add_typer(manager, name="manager", help=manager.info.help)
 app.add_typer(console, name="console", help=console.info.help)
+app.add_typer(vm, name="vm", help=vm.info.help)
 
 
 @app.command()

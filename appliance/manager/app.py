@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flask
@@ -19,10 +19,12 @@ from appliance.manager import bodies, page, problems
 from appliance.manager.access import Caller, who
 from appliance.manager.agents import AgentMute, AgentRefused
 from appliance.manager.audit import Audit, Entry
+from appliance.manager.call import Call
 from appliance.manager.consoles import NoProxy, SessionRefused
 from appliance.manager.database import Database
+from appliance.manager.documents import TooOld
+from appliance.manager.fleet import NoSuchVm, Stale
 from appliance.manager.openapi import description
-from appliance.manager.operations import Call, Operations
 from appliance.manager.problems import Answer, Refusal
 from appliance.manager.proxies import InUse, NoSuchProxy
 from appliance.manager.routes import LONGEST_DOCUMENT, PARAMETERS, ROUTES, Query, Route
@@ -38,12 +40,12 @@ _NOBODY = Caller("", "", None)  # type: ignore[arg-type]  # of no role
 
 def create_app(
     database: Database,
-    operations: Operations,
+    operations: Sequence[object],
     audit: Audit,
     *,
     now: Callable[[], float] = time.time,
 ) -> flask.Flask:
-    """The endpoint; `now` is seconds since the epoch."""
+    """The endpoint; each route's operation is a method of one of `operations`."""
     app = flask.Flask("sysvm-manager", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_DOCUMENT
     app.config["PROPAGATE_EXCEPTIONS"] = False
@@ -72,7 +74,7 @@ class _Door:
     def __init__(
         self,
         database: Database,
-        operations: Operations,
+        operations: Sequence[object],
         audit: Audit,
         now: Callable[[], float],
     ) -> None:
@@ -82,6 +84,12 @@ class _Door:
         self._now = now
 
     def view(self, route: Route) -> Callable[..., flask.Response]:
+        operation = next(
+            getattr(one, route.operation)
+            for one in self._operations
+            if hasattr(one, route.operation)
+        )
+
         def view(**path: str) -> flask.Response:
             caller, status = _NOBODY, 500
             try:
@@ -91,7 +99,6 @@ class _Door:
                         problems.FORBIDDEN, f"{route.operation} is not for the role {caller.role}"
                     )
                 call = _call(route, caller, path)
-                operation = getattr(self._operations, route.operation)
                 response = _json(
                     bodies.adapter(route.reply).dump_python(operation(call), mode="json")
                 )
@@ -188,10 +195,14 @@ def answer_to(error: Exception) -> Answer | None:
             return error.answer
         case HTTPException():
             return _of_flask(error)
-        case NoSuchSession() | NoSuchProxy() | NoSuchScreen():
+        case NoSuchSession() | NoSuchProxy() | NoSuchScreen() | NoSuchVm():
             return Answer(problems.NOT_FOUND, f"{_printable(str(error))} is not known")
         case InUse():
             return Answer(problems.IN_USE, f"{error} has sessions")
+        case Stale():
+            return Answer(problems.STALE, str(error))
+        case TooOld():
+            return Answer(problems.REQUIRES_UPGRADE, str(error))
         case NoProxy():
             return Answer(problems.NO_PROXY, str(error), retry_after=RETRY_AFTER)
         case SessionRefused():

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agent import __version__
 from appliance.errors import ApplianceError
 
 app = typer.Typer(
@@ -56,6 +57,20 @@ def serve(
         str, typer.Option(help="Which proxy first: least-loaded, or configured.")
     ] = "least-loaded",
     name: Annotated[str, typer.Option(help="Its name among the managers of a database.")] = "",
+    events: Annotated[
+        str, typer.Option(help="Where VMs push their events (HTTPS): 0.0.0.0:8444, say.")
+    ] = "",
+    certificate: Annotated[
+        Path | None, typer.Option(help="What VMs are shown that push events, PEM.")
+    ] = None,
+    certificate_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    heartbeats: Annotated[
+        str, typer.Option(help="Where VMs send heartbeats (UDP): 0.0.0.0:8445, say.")
+    ] = "",
+    least_agent: Annotated[
+        str, typer.Option(help="The oldest agent that may be changed; 0 for any.")
+    ] = __version__,
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="Pushes at once.")] = 8,
 ) -> None:
     """Run a manager until it is told to stop."""
     from appliance.manager import serve as serving
@@ -76,8 +91,17 @@ def serve(
         key=read_key(key),
         identity=Identity(agent_ca, agent_certificate, agent_key),
         order=Order(order),
+        least_agent=least_agent,
+        parallel=parallel,
     )
-    serving.run(Database(database), settings, serving.Endpoint.parse(listen))
+    doors = serving.Doors(
+        api=serving.Endpoint.parse(listen),
+        events=serving.Endpoint.parse(events) if events else None,
+        certificate=certificate,
+        key=certificate_key,
+        heartbeats=serving.Endpoint.parse(heartbeats) if heartbeats else None,
+    )
+    serving.run(Database(database), settings, doors)
 
 
 # -- tokens ------------------------------------------------------------------------------------

@@ -5,15 +5,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent import __version__
 from appliance.manager.agents import Agents, Identity
 from appliance.manager.app import create_app
 from appliance.manager.assign import Order
 from appliance.manager.audit import Audit
+from appliance.manager.beats import Beats
 from appliance.manager.consoles import Consoles
 from appliance.manager.database import Database
+from appliance.manager.documents import PARALLEL, Documents
 from appliance.manager.follow import Follow
 from appliance.manager.operations import Operations
 from appliance.manager.seal import Seal, prove
+from appliance.manager.vm_operations import VmOperations
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ class Settings:
     key: bytes
     identity: Identity
     order: Order = Order.LEAST_LOADED
+    least_agent: str = __version__  # the oldest agent that may be changed
+    parallel: int = PARALLEL  # pushes at once
 
 
 class Manager:
@@ -40,11 +46,21 @@ class Manager:
         self._audit = Audit(database)
         consoles = Consoles(database, self._agents, seal, order=settings.order)
         self._follow = Follow(settings.name, database, self._agents, consoles)
-        self.app = create_app(database, Operations(database, consoles, seal), self._audit)
+        self.documents = Documents(
+            database,
+            self._agents,
+            seal,
+            least=settings.least_agent,
+            parallel=settings.parallel,
+        )
+        self.beats = Beats(database, seal)
+        operations = Operations(database, consoles, seal), VmOperations(database, self.documents)
+        self.app = create_app(database, operations, self._audit)
 
     def start(self, stop: threading.Event) -> tuple[threading.Thread, ...]:
         """Begin what goes on beside requests, until `stop`."""
-        return tuple(_go(work, stop) for work in (self._follow.run, self._audit.run))
+        works = (self._follow.run, self._audit.run, self.beats.run)
+        return tuple(_go(work, stop) for work in works)
 
     def close(self) -> None:
         """Let go of the agents."""

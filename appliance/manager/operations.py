@@ -2,33 +2,21 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from agent.document.console_session import ConsoleSession, lint
 from agent.engine.model import Problem
 from appliance.manager import access, assign, audit, bodies, problems, proxies, screens, sessions
 from appliance.manager.access import Caller, Role
+from appliance.manager.call import Call
 from appliance.manager.consoles import Asked, Consoles, Ending, Opened
 from appliance.manager.database import Database
 from appliance.manager.problems import Refusal
-from appliance.manager.routes import Done, Route
+from appliance.manager.routes import Done
 from appliance.manager.seal import Seal
 from appliance.manager.sessions import SessionRow
 
 REVOKED = "the VM's screen was forgotten"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request, checked: who asks for what. `query` has every parameter, `body` its type."""
-
-    route: Route
-    caller: Caller
-    path: Mapping[str, str]
-    query: Mapping[str, Any]
-    body: Any
-    data: bytes  # the body as it came, where the route gives it no type
 
 
 class Operations:

@@ -9,6 +9,9 @@ from appliance.manager.access import NewToken, Role, TokenRow
 from appliance.manager.assign import Capacity
 from appliance.manager.audit import AuditRow
 from appliance.manager.consoles import Ending, Opened
+from appliance.manager.documents import Pushed
+from appliance.manager.fleet import VmRow
+from appliance.manager.happenings import EventRow
 from appliance.manager.proxies import ProxyRow
 from appliance.manager.screens import ScreenRow
 from appliance.manager.sessions import SessionRow
@@ -150,6 +153,61 @@ ROUTES: tuple[Route, ...] = (
         roles=access.LOOKING, reply=tuple[Capacity, ...],
         query=(
             Query("standby", "Sessions that are to find room at any time.", int, 10, 0, 100_000),
+        ),
+    ),
+    Route(
+        method="PUT", path="/v1/certificates", operation="put_certificates",
+        summary="Give every console proxy these certificates; the answer says how each took them.",
+        roles=access.OPERATING, body=bodies.Certificates, reply=tuple[Pushed, ...],
+    ),
+    # -- VMs
+    Route(
+        method="GET", path="/v1/vms", operation="get_vms", summary="The VMs, by name.",
+        roles=access.LOOKING, reply=tuple[VmRow, ...],
+        query=(
+            Query("after", "Behind this one.", default=""), Query("role", "Of this role."),
+            Query("zone", "In this zone."), _LIMIT,
+        ),
+    ),
+    Route(
+        method="GET", path="/v1/vms/{vm}", operation="get_vm", summary="One VM.",
+        roles=access.LOOKING, reply=VmRow,
+    ),
+    Route(
+        method="PUT", path="/v1/vms/{vm}", operation="put_vm", summary="Register a VM.",
+        roles=access.TELLING, body=bodies.PutVm, reply=VmRow,
+    ),
+    Route(
+        method="DELETE", path="/v1/vms/{vm}", operation="forget_vm",
+        summary="Forget a VM, and its document.", roles=access.TELLING, reply=Done,
+    ),
+    Route(
+        method="POST", path="/v1/vms/{vm}/look", operation="look_at_vm",
+        summary="Ask its agent which version it is.", roles=access.LOOKING, reply=VmRow,
+    ),
+    Route(
+        method="PUT", path="/v1/vms/{vm}/document", operation="push_document",
+        summary="Push a document, and keep it. A VM that is too old is refused, and serves on.",
+        roles=access.TELLING, reply=Pushed, longest=LONGEST_DOCUMENT,
+        query=(
+            Query("force", "Whatever its agent's version.", bool, default=False),
+            Query("dry_run", "Ask what would change.", bool, default=False),
+        ),
+    ),
+    Route(
+        method="POST", path="/v1/vms/{vm}/recreate", operation="recreate_vm",
+        summary="Push the document that is kept to a VM that was made anew.",
+        roles=access.TELLING, reply=Pushed,
+        query=(Query("within", "Seconds that its agent has to answer.", int, 120, 0, 300),),
+    ),
+    Route(
+        method="GET", path="/v1/events", operation="get_events",
+        summary="Events of all VMs, and the manager's own; without `after`, the last ones.",
+        roles=access.LOOKING, reply=tuple[EventRow, ...],
+        query=(
+            Query("after", "Behind this number.", int), Query("vm", "Of this VM."),
+            Query("severity", "Of this severity."),
+            Query("wait", "Seconds to wait for one.", int, 0, 0, LONGEST_WAIT), _LIMIT,
         ),
     ),
     # -- access

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,6 +16,7 @@ from waitress.server import create_server
 
 from appliance.errors import ApplianceError
 from appliance.manager.database import Database
+from appliance.manager.inbox import Inbox
 from appliance.manager.manager import Manager, Settings
 from appliance.manager.routes import LONGEST_DOCUMENT
 
@@ -50,29 +53,42 @@ def default_name() -> str:
 
 
 def bind(endpoint: Endpoint, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """A socket there. Raises ApplianceError."""
+    """A socket there, that listens. Raises ApplianceError."""
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, kind)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((endpoint.host, endpoint.port))
+        if kind is socket.SOCK_STREAM:
+            sock.listen(256)
     except OSError as error:
         sock.close()
         raise ApplianceError(f"{endpoint} cannot be listened at: {error.strerror}") from error
     return sock
 
 
-def run(database: Database, settings: Settings, listen: Endpoint) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """Where a manager is reached. Without `events` and `heartbeats`, by no VM."""
+
+    api: Endpoint
+    events: Endpoint | None = None
+    certificate: Path | None = None  # what VMs are shown that push events
+    key: Path | None = None
+    heartbeats: Endpoint | None = None
+
+
+def run(database: Database, settings: Settings, doors: Doors) -> None:
     """Serve until SIGTERM or SIGINT. Raises ApplianceError."""
-    listener = bind(listen)
-    listener.listen(128)
+    listener = bind(doors.api)
     manager = Manager(database, settings)
     stop = threading.Event()
+    works = _works(database, settings, doors, manager)
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         raise SystemExit
 
-    threads = manager.start(stop)
+    threads = [*manager.start(stop), *(_go(work, stop) for work in works)]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     host, port = listener.getsockname()[:2]
@@ -86,6 +102,35 @@ def run(database: Database, settings: Settings, listen: Endpoint) -> None:
             thread.join(5)
         manager.close()
         database.close()
+
+
+Work = Callable[[threading.Event], None]
+
+
+def _works(
+    database: Database, settings: Settings, doors: Doors, manager: Manager
+) -> tuple[Work, ...]:
+    """What takes what VMs send. Raises ApplianceError."""
+    works: list[Work] = []
+    if doors.events is not None:
+        if doors.certificate is None or doors.key is None:
+            raise ApplianceError(
+                "VMs that push events have to be shown a certificate",
+                "--certificate and --certificate-key",
+            )
+        inbox = Inbox(database, doors.certificate, doors.key, settings.identity.ca)
+        taking = bind(doors.events)
+        works.append(lambda stop: inbox.run(taking, stop))
+    if doors.heartbeats is not None:
+        hearing = bind(doors.heartbeats, socket.SOCK_DGRAM)
+        works.append(lambda stop: manager.beats.hear(hearing, stop))
+    return tuple(works)
+
+
+def _go(work: Work, stop: threading.Event) -> threading.Thread:
+    thread = threading.Thread(target=work, args=(stop,), daemon=True)
+    thread.start()
+    return thread
 
 
 def _server(app: Any, listener: socket.socket) -> Any:

@@ -175,6 +175,13 @@ class Agent:
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
+    def begin_anew(self, engine: FakeEngine) -> None:
+        """Be another VM at the same place, with nothing on it."""
+        self.engine = engine
+        self._app = fake.app(engine, self.machine, None, Streams())
+        if self._server is not None:
+            self._server.set_app(self._app)
+
     def down(self) -> None:
         self.machine.mute = True
         self.machine.changed.set()

@@ -1,4 +1,4 @@
-"""What is asked of a name server, and what its replies say: dnspython writes and reads the same."""
+"""What is asked of a name server, and what its replies say, without their numbers."""
 
 import contextlib
 from ipaddress import ip_address
@@ -13,10 +13,6 @@ from hypothesis import strategies as st
 
 from agent.system.dns import Answer, NotDns, question, read
 
-NAMES = st.lists(
-    st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True), min_size=1, max_size=3
-).map(".".join)
-
 
 def reply(*records: str, code: dns.rcode.Rcode = dns.rcode.NOERROR) -> bytes:
     """An answer about vm1.example, of records as a zone file has them."""
@@ -25,16 +21,17 @@ def reply(*records: str, code: dns.rcode.Rcode = dns.rcode.NOERROR) -> bytes:
     for record in records:
         name, kind, value = record.split()
         message.answer.append(dns.rrset.from_text(name, 60, "IN", kind, value))
-    return message.to_wire()
+    return message.to_wire()[2:]
 
 
-@given(name=NAMES, kind=st.sampled_from(["A", "AAAA"]), number=st.integers(0, 65535))
-def test_question_is_what_dnspython_would_ask(name: str, kind: str, number: int) -> None:
-    assert question(number, name, kind) == dns.message.make_query(name, kind, id=number).to_wire()
+def test_question_is_one_that_has_a_number_before_it() -> None:
+    asked = dns.message.from_wire(b"\0\7" + question("vm1.example", "AAAA"))
+    assert (asked.id, str(asked.question[0])) == (7, "vm1.example. IN AAAA")
+    assert asked.flags & dns.flags.RD
 
 
 def test_closing_dot_changes_nothing() -> None:
-    assert question(1, "vm1.example.", "A") == question(1, "vm1.example", "A")
+    assert question("vm1.example.", "A") == question("vm1.example", "A")
 
 
 def test_addresses_of_the_type_are_told_wherever_an_alias_leads() -> None:
@@ -54,7 +51,7 @@ def test_refusal_is_called_by_its_name() -> None:
     assert read(reply(), "A").well
     assert read(reply(code=dns.rcode.NXDOMAIN), "A") == Answer("NXDOMAIN")
     assert not read(reply(code=dns.rcode.REFUSED), "A").well
-    assert read(reply(code=dns.rcode.NOTAUTH), "A").code == "RCODE 9"
+    assert read(reply(code=dns.rcode.NOTAUTH), "A").code == "NOTAUTH"
 
 
 def test_reply_that_is_cut_off_anywhere_is_none() -> None:
@@ -66,11 +63,11 @@ def test_reply_that_is_cut_off_anywhere_is_none() -> None:
 
 def test_question_is_no_answer() -> None:
     with pytest.raises(NotDns):
-        read(question(7, "vm1.example", "A"), "A")
+        read(question("vm1.example", "A"), "A")
 
 
 @given(tail=st.binary(max_size=64), count=st.integers(0, 3))
 def test_whatever_comes_is_an_answer_or_none(tail: bytes, count: int) -> None:
-    head = b"\0\7\x81\x80\0\1" + count.to_bytes(2) + b"\0\0\0\0"
+    head = b"\x81\x80\0\1" + count.to_bytes(2) + b"\0\0\0\0"
     with contextlib.suppress(NotDns):
         assert isinstance(read(head + tail, "AAAA"), Answer)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.console import channel
@@ -26,6 +26,30 @@ class Unreachable(Exception):
     """The screen cannot be had; the message is for the user."""
 
 
+async def follow(
+    steps: Steps[T],
+    read: Callable[[int], Awaitable[bytes]],
+    write: Callable[[bytes], Awaitable[None]],
+    encrypt: Callable[[], Awaitable[None]],
+) -> T:
+    """Do what a handshake wants done, by these means. Raises HandshakeFailed, and what they do."""
+    answer: bytes | None = None
+    while True:
+        try:
+            step = next(steps) if answer is None else steps.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        answer = b""
+        match step:
+            case Receive(count):
+                answer = await read(count)
+            case Send(data):
+                await write(data)
+            case Encrypt():
+                await encrypt()
+
+
 @dataclass(slots=True)
 class Screen:
     """A hypervisor's screen: its channel, and the frames around RFB where it has them."""
@@ -35,23 +59,16 @@ class Screen:
 
     async def run(self, steps: Steps[T], credentials: Credentials, target: Target) -> T:
         """Do what a handshake wants done. Raises HandshakeFailed, Closed, ssl.SSLError."""
-        answer: bytes | None = None
-        while True:
-            try:
-                step = next(steps) if answer is None else steps.send(answer)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            answer = b""
-            match step:
-                case Receive(count):
-                    answer = await self._read(count)
-                case Send(data):
-                    await self.channel.write(self.encode(data))
-                case Encrypt():
-                    name = target.name or str(target.address)
-                    context = client_context(credentials)
-                    await self.channel.start_tls(context, server=False, name=name)
+
+        async def encrypt() -> None:
+            name = target.name or str(target.address)
+            context = client_context(credentials)
+            await self.channel.start_tls(context, server=False, name=name)
+
+        async def write(data: bytes) -> None:
+            await self.channel.write(self.encode(data))
+
+        return await follow(steps, self._read, write, encrypt)
 
     def encode(self, data: bytes) -> bytes:
         """RFB as it goes to this hypervisor."""

@@ -24,13 +24,13 @@ from agent.console import configuration, http, pages, plugins, websocket, wire
 from agent.console.bridge import Bridge
 from agent.console.channel import Channel, Closed
 from agent.console.configuration import Configuration, Listener, Service
-from agent.console.dial import Screen, Unreachable, dial, why
+from agent.console.dial import Screen, Unreachable, dial, follow, why
 from agent.console.http import BadRequest, Request
 from agent.console.limits import Buckets, HalfOpen, source_key
 from agent.console.link import Link
 from agent.console.rfb import handshake
 from agent.console.rfb.filter import ClientFilter
-from agent.console.rfb.handshake import Encrypt, HandshakeFailed, Receive, Send, Steps, T
+from agent.console.rfb.handshake import HandshakeFailed, Steps, T
 from agent.console.rfb.screen import ScreenFilter
 from agent.console.sessions import End, Refusal, Session
 from agent.console.targets import Address
@@ -75,21 +75,11 @@ class Browser:
 
     async def run(self, steps: Steps[T]) -> T:
         """Do what a handshake wants done. Raises HandshakeFailed, ProtocolError, Closed."""
-        answer: bytes | None = None
-        while True:
-            try:
-                step = next(steps) if answer is None else steps.send(answer)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            answer = b""
-            match step:
-                case Receive(count):
-                    answer = await self.read(count)
-                case Send(data):
-                    await self.write(data)
-                case Encrypt():
-                    raise HandshakeFailed("TLS is done already")
+
+        async def encrypt() -> None:
+            raise HandshakeFailed("TLS is done already")
+
+        return await follow(steps, self.read, self.write, encrypt)
 
     async def read(self, count: int) -> bytes:
         """So many bytes of what the browser says."""

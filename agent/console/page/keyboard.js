@@ -95,6 +95,9 @@ export class Keys {
             }
             return;
         }
+        if (this.layout && code === "CapsLock") {
+            return;  // the characters have it already
+        }
         if (SHIFT_KEYS.has(code) || code === "AltRight" && keysym === 0xfe03) {
             down ? this._held.set(code, keysym) : this._held.delete(code);
         }

@@ -100,6 +100,13 @@ def test_what_is_refused_never_reaches_the_proxy(
     assert machine.consoles == []
 
 
+def test_hyper_v_is_told_that_it_is_not_built(client: FlaskClient) -> None:
+    _, problem = put(client, SESSION | {"target": SESSION["target"] | {"kind": "rdp"}})
+    assert [(found["path"], found["message"], found["hint"]) for found in problem["problems"]] == [
+        ("/target/kind", "is not built", "Hyper-V's consoles are RDP; this proxy speaks VNC alone")
+    ]
+
+
 def test_all_problems_come_at_once(client: FlaskClient) -> None:
     _, problem = put(client, {"target": {"address": "10.2.0.7"}, "policy": {"idle": "x"}})
     assert [found["path"] for found in problem["problems"]] == [

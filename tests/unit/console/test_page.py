@@ -115,6 +115,17 @@ def test_a_server_that_looks_symbols_up_gets_those_of_an_american_keyboard(
     wait_until(lambda: screen.keys == expected, 10, "keys")
 
 
+def test_capitals_are_not_turned_round_by_two_locks(
+    page_proxy: Proxy, screen: Screen, browser: Chromium
+) -> None:
+    opened(browser, page_proxy, page_proxy.offer("s1", screen.port, policy={"keyboard": "us"}))
+    lock = {"key": "CapsLock", "code": "CapsLock", "windowsVirtualKeyCode": 20}
+    for kind in ("keyDown", "keyUp"):
+        browser.ask("Input.dispatchKeyEvent", type=kind, **lock)
+    browser.type("A", {"A": "KeyA"})
+    wait_until(lambda: screen.keys == [(SHIFT, True), *keys("A"), (SHIFT, False)], 10, "a capital")
+
+
 def test_typing_can_be_stopped_and_ends_with_the_connection(
     page_proxy: Proxy, screen: Screen, browser: Chromium
 ) -> None:

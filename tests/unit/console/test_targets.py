@@ -50,6 +50,15 @@ def test_other_ports_are_refused(port: int) -> None:
     assert "port" in str(objection(target("10.2.0.7", port), RULES))
 
 
+def test_hyper_v_is_named_for_what_it_is() -> None:
+    for port in (2179, 3389):
+        assert "RDP's (Hyper-V), which is not built" in str(
+            objection(target("10.2.0.7", port), RULES)
+        )
+    listed = TargetRules(networks=(ip_network("10.2.0.0/24"),), ports=(PortSpan(3389, 3389),))
+    assert objection(target("10.2.0.7", 3389), listed) is None  # VNC, at an unusual port
+
+
 def test_without_networks_nothing_may_be_reached() -> None:
     nothing = TargetRules(networks=(), ports=(PortSpan(1, 65535),))
     assert objection(target("10.2.0.7"), nothing) is not None

@@ -137,6 +137,17 @@ def test_the_proxy_is_nobody_and_has_what_it_needs(proxy: Router, lab: Lab) -> N
     assert mode.strip() == b"600 sysvm-console-proxy"
 
 
+def test_the_template_has_what_it_runs_on_and_not_what_that_asks_for(lab: Lab) -> None:
+    names = ("websockify", "uvloop", "numpy", "redis", "requests", "jwcrypto")
+    code = f"from importlib.util import find_spec; print([n for n in {names} if find_spec(n)])"
+    found = lab.vm.run(["/opt/sysvm/bin/python3", "-I", "-c", code]).text.strip()
+    assert found == "['websockify', 'uvloop']"
+    listed = lab.vm.run(["dpkg-query", "-W", "-f", "${Status}", "novnc"])
+    assert listed.text == "install ok installed"
+    assert lab.vm.run(["which", "node"], check=False).returncode == 1
+    assert lab.vm.run(["test", "-e", f"{console.NOVNC}/vnc.html"], check=False).returncode == 1
+
+
 def test_targets_in_guests_networks_are_refused(proxy: Router) -> None:
     value = {"secret_sha256": "00" * 32, "vm": "v", "user": "u"}
     for address in ("10.1.1.10", "127.0.0.1", ADDRESS, "198.51.100.53"):
@@ -232,6 +243,9 @@ def test_a_killed_worker_comes_back(proxy: Router, lab: Lab) -> None:
         found = lab.vm.run(["pgrep", "-P", pid], check=False).stdout.decode()
         return found.split()
 
+    # Those that an earlier test has retired leave when nobody has them any more.
+    count = lab.vm.request("GET", "/v1/console/sessions").json()["workers"]
+    wait_until(lambda: len(workers()) == count, 45, "no worker but those that serve")
     before = workers()
     assert before
     lab.vm.run(["kill", "-9", before[0]])

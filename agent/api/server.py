@@ -87,7 +87,7 @@ class Server:
             expose_tracebacks=False,
         )
         self._server.channel_class = _Channel
-        self._server.accept = _Door(listener).accept
+        self._server.accept = Door(listener).accept
 
     def run(self) -> None:
         """Serve until `stop`, or a signal's handler that exits; requests under way are finished."""
@@ -123,7 +123,7 @@ def serve(
     server.run()
 
 
-class _Door:
+class Door:
     """Takes clients in.
 
     Where no descriptor is left for one, it is sent away: who waits unseen would have the loop turn,

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from agent.api.server import listen
+from agent.api.server import Door, listen
 from tests.unit.api.fake import FakeEngine, FakeMachine, document
 from tests.unit.api.serving import serving
 
@@ -145,3 +146,43 @@ def test_importing_the_endpoint_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class FullListener:
+    """As a listening socket, where there is no descriptor left for every other client."""
+
+    def __init__(self) -> None:
+        self.full = True
+        self.clients: list[socket.socket] = []
+        self._spared = False
+
+    def accept(self) -> tuple[socket.socket, str]:
+        if self.full and not self._spared:
+            self._spared = True  # the second try is with the spare one's number
+            raise OSError(errno.EMFILE, "Too many open files")
+        self._spared = False
+        ours, theirs = socket.socketpair()
+        self.clients.append(theirs)
+        return ours, ""
+
+
+def test_a_client_for_whom_there_is_no_descriptor_is_sent_away_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listener: Any = FullListener()
+    door = Door(listener)
+    for _ in range(3):
+        assert door.accept() is None
+    for client in listener.clients:
+        assert client.recv(1) == b""  # closed, and not left to wait
+    listener.full = False
+    found = door.accept()
+    assert found is not None
+    found[0].close()
+    told = [record.message for record in caplog.records if record.name == "agent.api.server"]
+    assert [message.split(":")[0] for message in told] == [
+        "clients are sent away",
+        "clients are taken in again",
+    ]
+    listener.full = True
+    assert door.accept() is None

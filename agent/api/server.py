@@ -142,7 +142,7 @@ class Door:
                 self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             client = self._listener.accept()
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionAbortedError):
             return None
         except OSError as error:
             if error.errno not in _NONE_LEFT:

@@ -153,6 +153,28 @@ def replaced(watched: Watched, binary: str, by: str) -> Iterator[None]:
         watched.sh(f"umount --lazy {binary}")
 
 
+def test_what_the_document_itself_brings_and_is_refused_is_told_with_its_place(
+    watched: Watched,
+) -> None:
+    """No checker had objected, nobody changed a file: the daemon refuses a line of ours."""
+    mark = watched.mark()
+    line = watched.sh(f"grep -n '^dhcp-range=.*10.1.1.200' {CONF} | cut -d: -f1").strip()
+    said = f"dnsmasq: bad dhcp-range at line {line} of {CONF}"
+    watched.vm.put("/run/refuses", f"#!/bin/sh\necho '{said}' >&2\nexit 1\n".encode(), 0o755)
+    with replaced(watched, "/usr/sbin/dnsmasq", "/run/refuses"):
+        watched.sh("systemctl kill -s KILL --kill-whom=main dnsmasq")
+        wait_until(lambda: mark.events("service.configuration-error"), 20, "the alert")
+        (error,) = mark.events("service.configuration-error")
+        assert (error["data"]["file"], error["data"]["line"]) == (CONF, int(line))
+        assert error["data"]["origin"] == "document"
+        assert error["data"]["path"].startswith("/dhcp_dns/ranges/")
+        assert "not from the document" not in error["message"]
+        starts = watched.sh("journalctl -u dnsmasq -o cat | grep -c 'Starting dnsmasq'")
+        watched.sh("sleep 5")  # and it is not tried again
+        assert watched.sh("journalctl -u dnsmasq -o cat | grep -c 'Starting dnsmasq'") == starts
+        assert watched.state("dnsmasq.service") == "configuration-error"
+
+
 def test_a_crash_loop_is_one_alert_and_goes_on_ever_more_rarely(watched: Watched) -> None:
     mark = watched.mark()
     with replaced(watched, "/usr/sbin/dnsmasq", "/bin/false"):

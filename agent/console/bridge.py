@@ -7,26 +7,40 @@ payload, so that a piece of screen leaves in one call of the kernel.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import os
+import socket
 import time
 from collections.abc import Callable
 
 from agent.console import websocket
-from agent.console.channel import Channel, Closed
+from agent.console.channel import BLOCKED, Channel, Closed
 from agent.console.dial import Screen
 from agent.console.rfb.filter import ClientFilter, NotRfb
 from agent.console.rfb.screen import ScreenFilter, ScreenUnreadable
 from agent.console.sessions import End
 from agent.console.websocket import HEADROOM, FrameReader, ProtocolError, client_frame, put_header
 
-PIECE = 128 * 1024  # bytes that are read at once, and so what is kept of a stalled direction
+# Bytes that are read at once, and so what is kept of a direction that stalls. With the header of a
+# frame they are whole records of TLS.
+PIECE = 256 * 1024 - HEADROOM
+# And for a browser that did not take everything lately: it sees each piece when all of it has come.
+LEAST = 64 * 1024 - HEADROOM
+_SPLICED = 512 * 1024  # bytes that the kernel hands on at once
+# Bytes that wait in the kernel, on their way to a browser and from a screen. By itself it would let
+# a stalled browser have eight MiB there, and what somebody types wait behind as many.
+_QUEUED = 256 * 1024
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; what is on its way has no bound, for browsers far away
 _TURNS = 4  # reads before the others have their turn
 _FAST = 1024 * 1024.0  # bytes a second that a browser may send in the long run
-_BURST = 4 * 1024 * 1024.0
+_BURST = 4.0  # seconds' worth of that which it may send at once
+_now = time.monotonic
 
 _buffer = bytearray(HEADROOM + PIECE)
 _view = memoryview(_buffer)
 _payload = _view[HEADROOM:]
+_pipe: tuple[int, int] | None = None  # empty whenever a callback ends
 
 Ended = Callable[[End, int, str], None]  # why, the WebSocket's code, and what the user is told
 
@@ -35,9 +49,10 @@ class Bridge:
     """One browser and one screen, both past their handshakes."""
 
     __slots__ = (
-        "_allowance", "_ended", "_filter", "_frames", "_later", "_loop", "_protocol",
-        "_refilled", "_screen_filter", "_to_browser", "_to_screen", "browser", "from_guest",
-        "heard", "last_input", "last_screen", "over", "screen", "to_guest",
+        "_browser_tls", "_direct", "_ended", "_filter", "_frames", "_later", "_loop", "_most",
+        "_paid", "_protocol", "_screen_filter", "_screen_tls", "_spliced", "_to_browser",
+        "_to_screen", "browser", "from_guest", "heard", "last_input", "last_screen", "over",
+        "screen", "to_guest",
     )  # fmt: skip
 
     def __init__(
@@ -50,7 +65,7 @@ class Bridge:
         screen_filter: ScreenFilter | None,
         ended: Ended,
     ) -> None:
-        now = time.monotonic()
+        now = _now()
         self._loop = asyncio.get_running_loop()
         self.browser = browser
         self.screen = screen
@@ -59,10 +74,16 @@ class Bridge:
         self._filter = client_filter
         self._screen_filter = screen_filter
         self._ended = ended
+        # What is neither read nor changed here goes as it comes; without TLS it does not even
+        # come: the kernel hands it from one socket to the other.
+        self._direct = screen_filter is None and screen.frames is None
+        self._spliced = self._direct and browser.plain and screen.channel.plain
+        self._screen_tls = not screen.channel.plain
+        self._browser_tls = not browser.plain
+        self._most = LEAST
         self._to_browser = b""
         self._to_screen = b""
-        self._allowance = _BURST
-        self._refilled = now
+        self._paid = now - _BURST  # until when what the browser sent has been waited for
         self._later: asyncio.TimerHandle | None = None
         self.over = False
         self.to_guest = self.from_guest = 0  # bytes of RFB
@@ -79,6 +100,9 @@ class Bridge:
         if ahead and not self.over:
             self._from_browser_bytes(ahead)
         if not self.over:
+            with contextlib.suppress(OSError):  # no TCP, in tests
+                self.browser.sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _QUEUED)
+            self.screen.channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUED)
             self._watch_screen()
             self._watch_browser()
 
@@ -114,33 +138,82 @@ class Bridge:
         for _ in range(_TURNS):
             if self.over or self._to_browser:
                 return
+            most = self._most
             try:
-                count = self._fill()
-            except BlockingIOError:
+                count = self._hand_on() if most == _SPLICED else self._read_screen(most)
+            except BLOCKED:
                 return
-            except Closed:
+            except OSError:
                 count = 0
             if count == 0:
                 self._end(End.SCREEN_GONE, websocket.FAULT, "The hypervisor closed the console.")
                 return
-            self.last_screen = time.monotonic()
-            if self._screen_filter is None and self.screen.frames is None:
-                self.from_guest += count
-                begin = put_header(_view, count)
-                self._send_to_browser(_view[begin : HEADROOM + count])
-            else:
-                self._show(bytes(_payload[:count]))
-        if not self.over and not self._to_browser and self.screen.channel.pending:
-            self._loop.call_soon(self._from_screen)
+            if count < most:  # there is no more now, or the loop will call again
+                if most == _SPLICED and count < LEAST:
+                    self._most = PIECE
+                break
+            if not self._to_browser:
+                self._most = min(2 * most + HEADROOM, PIECE)
+                if most == PIECE and self._spliced:
+                    self._most = _SPLICED
+        if self._screen_tls and self.screen.channel.pending and not self.over:
+            self._loop.call_soon(self._from_screen)  # the kernel does not know of it
 
-    def _fill(self) -> int:
-        """Read into the buffer. Of TLS a record comes at a time: as many as there are."""
+    def _read_screen(self, most: int) -> int:
+        """Pass on what there is, through our buffer. Raises BLOCKED, OSError."""
+        count = self.screen.channel.sock.recv_into(_payload, most)
+        if self._screen_tls:
+            count = self._fill(count, most)
+        if not count:
+            return 0
+        self.last_screen = _now()
+        if not self._direct:
+            self._show(bytes(_payload[:count]))
+            return count
+        self.from_guest += count
+        begin = put_header(_view, count)
+        try:
+            sent = self.browser.sock.send(_view[begin : HEADROOM + count])
+        except BLOCKED:
+            sent = 0
+        except OSError:
+            self._lost()
+            return count
+        if sent < HEADROOM - begin + count:
+            self._wait_for_browser(bytes(_view[begin + sent : HEADROOM + count]))
+        return count
+
+    def _hand_on(self) -> int:
+        """The same of much, by way of a pipe in the kernel. Raises BLOCKED, OSError."""
+        source, sink = _way()
+        sock = self.browser.sock
+        count = os.splice(self.screen.channel.sock.fileno(), sink, _SPLICED)
+        if not count:
+            return 0
+        self.last_screen = _now()
+        self.from_guest += count
+        header, left = websocket.header(count), count
+        try:
+            sent = sock.send(header, socket.MSG_MORE)
+            header = header[sent:]
+            if not header:
+                left -= os.splice(source, sock.fileno(), count)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._lost()
+        rest = header + _taken_out(source, left)
+        if rest and not self.over:
+            self._wait_for_browser(rest)
+        return count
+
+    def _fill(self, count: int, most: int) -> int:
+        """Of TLS a record comes at a time: read as many as there are."""
         channel = self.screen.channel
-        count = channel.receive_into(_payload)
-        while count and channel.pending and count < PIECE:
+        while 0 < count < most and channel.pending:
             try:
-                more = channel.receive_into(_payload[count:])
-            except (BlockingIOError, Closed):
+                more = channel.sock.recv_into(_payload[count:], most - count)
+            except OSError:  # there will be another time to say so
                 break
             if not more:
                 break
@@ -189,9 +262,13 @@ class Bridge:
                 return
             sent = 0
         if sent < len(data):
-            self._to_browser = bytes(data[sent:])
-            self.screen.channel.on_readable(None)
-            self.browser.on_writable(self._browser_writable)
+            self._wait_for_browser(bytes(data[sent:]))
+
+    def _wait_for_browser(self, rest: bytes) -> None:
+        self._most = LEAST
+        self._to_browser = rest
+        self.screen.channel.on_readable(None)
+        self.browser.on_writable(self._browser_writable)
 
     def _browser_writable(self) -> None:
         try:
@@ -220,20 +297,22 @@ class Bridge:
             if self.over or self._to_screen or self._later is not None:
                 return
             try:
-                count = self.browser.receive_into(_payload)
-            except BlockingIOError:
+                count = self.browser.sock.recv_into(_payload)
+            except BLOCKED:
                 return
-            except Closed:
+            except OSError:
                 count = 0
             if count == 0:
                 self._lost()
                 return
             self._from_browser_bytes(bytes(_payload[:count]))
+            if count < PIECE and not (self._browser_tls and self.browser.pending):
+                return  # there is no more now, or the loop will call again
         if not self.over and self.browser.pending:
             self._loop.call_soon(self._from_browser)
 
     def _from_browser_bytes(self, data: bytes) -> None:
-        self.heard = now = time.monotonic()
+        self.heard = now = _now()
         try:
             said = self._frames.feed(data)
         except ProtocolError as error:
@@ -241,41 +320,43 @@ class Bridge:
             return
         if said:
             self._pass_on(said)
-        if self._frames.pings:
-            self._pong()
-        if self._frames.closed:
-            # A page that is left or loaded again says 1001, and may come back.
-            by_user = self._frames.close_code == websocket.NORMAL
-            self._end(End.CLOSED if by_user else End.LOST, websocket.NORMAL, "")
-        elif not self.over:
-            self._slow_down(len(data), now)
+        if self._frames.told:
+            self._control()
+        # Nobody types or pastes that much; who sends more waits, and its screen with it.
+        paid = self._paid
+        if paid < now - _BURST:
+            paid = now - _BURST
+        self._paid = paid = paid + len(data) / _FAST
+        if paid > now and not self.over:
+            self.browser.on_readable(None)
+            self._later = self._loop.call_later(paid - now, self._go_on)
 
     def _pass_on(self, said: bytes) -> None:
-        inputs = self._filter.inputs
+        messages = self._filter
+        inputs = messages.inputs
         try:
-            passed = self._filter.feed(said)
+            passed = messages.feed(said)
         except NotRfb as error:
             self._end(End.FAULT, websocket.POLICY, f"The browser breaks the protocol: {error}.")
             return
-        if self._filter.inputs != inputs:
+        if messages.inputs != inputs:
             self.last_input = self.heard
         if passed:
             self.to_guest += len(passed)
             self._send_to_screen(self.screen.encode(passed))
 
-    def _pong(self) -> None:
-        pings, self._frames.pings = self._frames.pings, []
-        if not self._to_browser:  # else it gets screen, which says as much
-            self._send_to_browser(self._protocol.ponging(pings[-1]))
-
-    def _slow_down(self, count: int, now: float) -> None:
-        """Nobody types or pastes that much; who sends more waits, and its screen with it."""
-        gained = (now - self._refilled) * _FAST
-        self._allowance = min(_BURST, self._allowance + gained) - count
-        self._refilled = now
-        if self._allowance < 0:
-            self.browser.on_readable(None)
-            self._later = self._loop.call_later(-self._allowance / _FAST, self._go_on)
+    def _control(self) -> None:
+        """What the browser says to us, and not to its screen."""
+        frames = self._frames
+        frames.told = False
+        if frames.pings:
+            pings, frames.pings = frames.pings, []
+            if not self._to_browser:  # else it gets screen, which says as much
+                self._send_to_browser(self._protocol.ponging(pings[-1]))
+        if frames.closed:
+            # A page that is left or loaded again says 1001, and may come back.
+            by_user = frames.close_code == websocket.NORMAL
+            self._end(End.CLOSED if by_user else End.LOST, websocket.NORMAL, "")
 
     def _go_on(self) -> None:
         self._later = None
@@ -290,12 +371,12 @@ class Bridge:
             return
         channel = self.screen.channel
         try:
-            sent = channel.send(data)
-        except OSError as error:
-            if isinstance(error, Closed):
-                self._end(End.SCREEN_GONE, websocket.FAULT, "The hypervisor closed the console.")
-                return
+            sent = channel.sock.send(data)
+        except BLOCKED:
             sent = 0
+        except OSError:
+            self._end(End.SCREEN_GONE, websocket.FAULT, "The hypervisor closed the console.")
+            return
         if sent < len(data):
             self._to_screen = data[sent:]
             self.browser.on_readable(None)
@@ -313,3 +394,22 @@ class Bridge:
             self.screen.channel.on_writable(None)
             if self._later is None:
                 self._watch_browser()
+
+
+def _way() -> tuple[int, int]:
+    """The worker's pipe: where to read, where to write."""
+    global _pipe  # noqa: PLW0603 - one for all, as the buffer is
+    if _pipe is None:
+        _pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(PermissionError):  # more than this user may have
+            fcntl.fcntl(_pipe[1], fcntl.F_SETPIPE_SZ, 2 * _SPLICED)
+    return _pipe
+
+
+def _taken_out(source: int, count: int) -> bytes:
+    """What is left in the pipe."""
+    parts = []
+    while count:
+        parts.append(os.read(source, count))
+        count -= len(parts[-1])
+    return b"".join(parts)

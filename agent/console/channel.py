@@ -14,7 +14,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
-_BLOCKED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+# What says of a socket, plain or TLS, that nothing can be done with it now.
+BLOCKED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _PIECE = 16384
 _FAREWELL = 2.0  # seconds that the other side has to hear the last thing
 _UNREAD = 4 * 1024 * 1024  # bytes that it may still send meanwhile
@@ -72,7 +73,7 @@ class Channel:
                 data = self.sock.recv(most)
             except ssl.SSLWantWriteError:
                 await self.writable()
-            except _BLOCKED:
+            except BLOCKED:
                 await self.readable()
             except OSError as error:
                 raise Closed(str(error)) from error
@@ -110,7 +111,7 @@ class Channel:
                 view = view[self.send(view) :]
             except ssl.SSLWantReadError:
                 await self.readable()
-            except _BLOCKED:
+            except BLOCKED:
                 await self.writable()
 
     def put_back(self, data: bytes) -> None:
@@ -162,7 +163,7 @@ class Channel:
         """How many bytes came; 0 at the end. Raises BlockingIOError where none have, and Closed."""
         try:
             return self.sock.recv_into(view)
-        except _BLOCKED as error:
+        except BLOCKED as error:
             raise BlockingIOError from error
         except ssl.SSLEOFError:
             return 0
@@ -176,10 +177,15 @@ class Channel:
         """
         try:
             return self.sock.send(view)
-        except _BLOCKED:
+        except BLOCKED:
             raise
         except OSError as error:
             raise Closed(str(error)) from error
+
+    @property
+    def plain(self) -> bool:
+        """Is there nothing between its bytes and the kernel?"""
+        return not isinstance(self.sock, ssl.SSLSocket)
 
     @property
     def pending(self) -> bool:
@@ -206,7 +212,7 @@ class Channel:
             nonlocal left
             try:
                 count = len(self.sock.recv(_PIECE))
-            except _BLOCKED:
+            except BLOCKED:
                 return
             except OSError:
                 count = 0

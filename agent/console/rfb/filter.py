@@ -59,6 +59,9 @@ class ClientFilter:
 
     def feed(self, data: bytes) -> bytes:
         """What of this goes on to the screen. Raises NotRfb."""
+        if len(data) == 8 and data[0] == _KEY and not (self._begun or self._through or self._blind):
+            self.inputs += 1  # a key alone, as it comes where somebody types
+            return data if self._rule.acts else self._allow(allowed=False) or b""
         if self._blind:
             self.inputs += 1
             return data

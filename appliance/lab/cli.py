@@ -41,7 +41,10 @@ def up(
     _ready(lab)
     console.print(f"lab {name} is up: {', '.join([*lab.vms, *lab.nodes])}")
     suffix = "" if name == DEFAULT else f" --name {name}"
-    console.print(f"  push a document   sysvm lab push{suffix} examples/router.json")
+    example = f"examples/{lab.vm.spec.role}.json"
+    console.print(f"  push a document   sysvm lab push{suffix} {example}")
+    if lab.hypervisors:
+        console.print(f"  a guest's screen  sysvm lab console{suffix} {next(iter(lab.guests))}")
     console.print(f"  look around       sysvm lab shell{suffix} {next(iter(lab.vms))}")
     console.print(f"  take it down      sysvm lab down{suffix}")
 
@@ -80,7 +83,9 @@ def status() -> None:
 
 @app.command()
 def shell(
-    node: Annotated[str, typer.Argument(help="vm, vm1, vm2, internet or management.")] = "vm",
+    node: Annotated[
+        str, typer.Argument(help="vm, vm1, internet, management … (`sysvm lab status`).")
+    ] = "vm",
     name: Name = DEFAULT,
 ) -> None:
     """Open a shell in a system VM, a guest, the internet or management."""

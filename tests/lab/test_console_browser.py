@@ -5,6 +5,7 @@ All the while what passes the guests' network is captured: nothing of it is the 
 
 import os
 import shutil
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,16 @@ def session(lab: Lab, link: consoles.Link) -> dict[str, Any]:
     return found
 
 
+def certificate(lab: Lab) -> bytes | None:
+    """What a new connection is shown."""
+    context = ssl.create_default_context(cadata=lab.keys.authority.identity.certificate)
+    with (
+        lab.internet.connect("203.0.113.20", 443) as sock,
+        context.wrap_socket(sock, server_hostname=HOST) as secure,
+    ):
+        return secure.getpeercert(binary_form=True)
+
+
 def picture(browser: Chromium, name: str) -> None:
     if folder := os.environ.get("SYSVM_PICTURES"):
         browser.picture(Path(folder) / f"{name}.png")
@@ -155,7 +166,9 @@ def test_a_guests_desktop_from_end_to_end(lab: Lab, screen: Screen, browser: Chr
     )
     picture(browser, "desktop")
     # Other certificates: new connections see them, and this one goes on.
+    before = certificate(lab)
     consoles.push(lab, consoles.document(lab, ROUTE))
+    assert certificate(lab) != before
     assert done(browser, screen, "echo second") == "second"
     # A drain: told to go (1012), the page comes back by itself.
     consoles.request(lab, "POST", "/v1/console/drain", b'{"within": 0}')

@@ -146,6 +146,12 @@ def parse_offer(names: Collection[str]) -> Offer:
     return Offer("binary" in names, secrets[0] if secrets else None, resume, "policy" in names)
 
 
+def check_host(request: Request, hosts: Collection[str]) -> None:
+    """Does the browser call us by a name of ours? Raises BadRequest."""
+    if request.headers.get("host", "").lower() not in hosts:
+        raise BadRequest(421, "This console proxy has another name: open the console by its link.")
+
+
 def check_place(
     request: Request, *, hosts: Collection[str], origins: Collection[str], native: bool
 ) -> None:
@@ -154,8 +160,7 @@ def check_place(
     `hosts` and `origins` are what management says; nothing is derived from what the client says.
     Clients that are no browser send no Origin; `native` lets them in.
     """
-    if request.headers.get("host", "").lower() not in hosts:
-        raise BadRequest(421, "this is another host")
+    check_host(request, hosts)
     origin = request.headers.get("origin")
     if origin is None:
         if not native:

@@ -311,7 +311,7 @@ class Worker:
                 return True
             if http.is_upgrade(request):
                 return await self._console(channel, source, request)
-            self._check_host(request)
+            http.check_host(request, self._configuration.hosts)
             answer = pages.respond(
                 self._pages,
                 request,
@@ -324,10 +324,6 @@ class Worker:
                 channel.finish(b"")
                 return True
         return False
-
-    def _check_host(self, request: Request) -> None:
-        if request.headers.get("host", "").lower() not in self._configuration.hosts:
-            raise BadRequest(421, "this is another host")
 
     # -- consoles -----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ const RETRY = [500, 1000, 2000, 4000, 8000, 8000, 8000, 8000];  // milliseconds
 // Closed for good: by the user, by policy or management, because the hypervisor's screen is gone.
 const FINAL = new Set([1000, 1002, 1003, 1008, 1009, 1011]);
 const AGAIN = "A link opens once, within a minute or so, and from where it was asked for.";
+const LOST = "The connection was lost", SILENT = "No connection to the console proxy";
 const screen = document.getElementById("screen");
 const state = document.getElementById("state");
 const panels = new Panels();
@@ -16,6 +17,7 @@ let rfb = null;
 let secret = new URLSearchParams(location.hash.slice(1)).get("s");
 let tries = 0;
 let told = "";
+let ever = false;  // has there been a screen?
 
 // Nobody finds the secret in the address bar or the history.
 history.replaceState(null, "", location.pathname);
@@ -57,6 +59,7 @@ async function open() {
     rfb.addEventListener("connect", () => {
         secret = crypto.subtle ? back : null;
         tries = 0;
+        ever = true;
         say("connected", "connected");
         panels.enable(true);
         rfb.focus();
@@ -74,9 +77,9 @@ async function open() {
         if (told || FINAL.has(end.code)) {
             say("ended", told || end.reason || "The console is closed.", AGAIN);
         } else if (secret === null || tries >= RETRY.length) {
-            say("ended", "The connection was lost. Open the console again.", AGAIN);
+            say("ended", `${ever ? LOST : SILENT}. Open the console again.`, AGAIN);
         } else {
-            say("waiting", "The connection was lost; coming back …", end.reason);
+            say("waiting", `${ever ? LOST : SILENT}; ${ever ? "coming back" : "trying again"} …`, end.reason);
             setTimeout(open, RETRY[tries++]);
         }
     });

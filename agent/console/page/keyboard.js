@@ -131,7 +131,7 @@ export class Keys {
     // Keys that are pressed together, and let go in the other order.
     chord(keys) {
         keys.forEach(([keysym, code]) => this._send(keysym, code, true));
-        keys.toReversed().forEach(([keysym, code]) => this._send(keysym, code, false));
+        [...keys].reverse().forEach(([keysym, code]) => this._send(keysym, code, false));
     }
 
     hold(keysym, code, down) {

@@ -17,6 +17,8 @@ const PAUSE = 20;  // milliseconds between keys
 const USUAL = { view_only: false, to_guest: true, from_guest: true, keyboard: "" };
 
 const $ = (id) => document.getElementById(id);
+const is = (button, what) => button.getAttribute(`aria-${what}`) === "true";
+const set = (button, what, on) => button.setAttribute(`aria-${what}`, String(Boolean(on)));
 
 export class Panels {
     constructor() {
@@ -55,7 +57,7 @@ export class Panels {
             button.addEventListener("click", () => this._press(button.dataset.keys));
         }
         for (const button of document.querySelectorAll(".sticky")) {
-            button.addEventListener("click", () => this._hold(button, button.ariaPressed !== "true"));
+            button.addEventListener("click", () => this._hold(button, !is(button, "pressed")));
         }
         $("layout").addEventListener("change", () => {
             this._chosen = true;
@@ -70,14 +72,14 @@ export class Panels {
             $("clipped").textContent = "The guest has it on its clipboard.";
         });
         $("scale").addEventListener("click", () => {
-            $("scale").ariaPressed = String($("scale").ariaPressed !== "true");
+            set($("scale"), "pressed", !is($("scale"), "pressed"));
             this._scale();
         });
         $("fullscreen").addEventListener("click", () => {
             document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen();
         });
         document.addEventListener("fullscreenchange", () => {
-            $("fullscreen").ariaPressed = String(Boolean(document.fullscreenElement));
+            set($("fullscreen"), "pressed", document.fullscreenElement);
         });
         $("hide").addEventListener("click", () => this._bar(false));
         $("show").addEventListener("click", () => this._bar(true));
@@ -129,7 +131,7 @@ export class Panels {
             this._show("");
             this._rfb = this._keys = null;
             for (const button of document.querySelectorAll(".sticky")) {
-                button.ariaPressed = "false";
+                set(button, "pressed", false);
             }
         }
     }
@@ -139,7 +141,7 @@ export class Panels {
     _show(name) {
         for (const one of ["keys", "text", "clipboard"]) {
             $(one).hidden = one !== name;
-            $(`${one}-button`).ariaExpanded = String(one === name);
+            set($(`${one}-button`), "expanded", one === name);
         }
         if (name) {
             $(name).querySelector("select, div:not([hidden]) > textarea:not([readonly]), textarea")?.focus();
@@ -155,9 +157,7 @@ export class Panels {
 
     _scale() {
         if (this._rfb) {
-            const fit = $("scale").ariaPressed === "true";
-            this._rfb.scaleViewport = fit;
-            this._rfb.clipViewport = this._rfb.dragViewport = !fit;
+            this._rfb.scaleViewport = is($("scale"), "pressed");  // else it can be scrolled
         }
     }
 
@@ -169,7 +169,7 @@ export class Panels {
     }
 
     _hold(button, down) {
-        button.ariaPressed = String(down);
+        set(button, "pressed", down);
         this._keys?.hold(...KEYS[button.dataset.key], down);
         this._rfb?.focus();
     }

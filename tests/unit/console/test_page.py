@@ -9,8 +9,8 @@ import pytest
 
 from appliance.lab.wait import wait_until
 from tests.unit.console.chromium import Chromium
-from tests.unit.console.conftest import opened, state
-from tests.unit.console.rig import Proxy, Screen
+from tests.unit.console.conftest import link, opened, state
+from tests.unit.console.rig import Proxy, Screen, reloaded
 
 SHIFT, ALT_R, CONTROL, ALT, DELETE, F2, TAB, SUPER = (
     0xFFE1, 0xFFEA, 0xFFE3, 0xFFE9, 0xFFFF, 0xFFBF, 0xFF09, 0xFFEB,
@@ -259,6 +259,18 @@ def test_a_lost_connection_is_shown_until_it_is_back(
     wait_until(lambda: len(browser.value("window.seen")) >= 2, 30, "a way back")
     assert browser.value("window.seen") == ["The connection was lost; coming back …", "connected"]
     assert not browser.seen("cover")
+
+
+def test_a_page_that_never_gets_through_does_not_speak_of_a_loss(
+    page_proxy: Proxy, screen: Screen, browser: Chromium
+) -> None:
+    reloaded(page_proxy, "others", origins=["https://other.example"])
+    browser.go(link(page_proxy, page_proxy.offer("s1", screen.port)))
+    told = "No connection to the console proxy; trying again …"
+    wait_until(lambda: state(browser) == told, 30, "a reason")
+    place = f"https://console.example:{page_proxy.ports['tls']}"
+    reloaded(page_proxy, "ours", origins=[place])
+    wait_until(lambda: state(browser) == "connected", 30, "a console")  # with the same secret
 
 
 def test_the_bar_can_be_hidden_and_the_screen_shown_at_its_size(

@@ -1,5 +1,8 @@
 """Managers that are killed where they stand, while others go on."""
 
+import contextlib
+import http.client
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +12,14 @@ import httpx
 import pytest
 
 from appliance.lab.wait import wait_until
-from appliance.manager import access, proxies, sessions
+from appliance.manager import access, happenings, proxies, sessions
 from appliance.manager.access import Role
 from appliance.manager.database import Database
+from appliance.manager.seal import Seal, read_key
 from tests.unit.manager import cloud
 from tests.unit.manager.agent import Agent, Keys, agents
-from tests.unit.manager.process import Process, running
+from tests.unit.manager.process import Process, free_port, running
+from tests.unit.manager.test_vms import client, event, known
 
 TARGET = {"address": "10.2.0.7", "port": 5901}
 
@@ -122,6 +127,49 @@ def test_a_manager_that_is_killed_loses_no_session(
         return {row.condition.value for row in rows} == {"running"} and placed <= live & held
 
     wait_until(same, 120, "the managers know what the proxies have")
+
+
+def test_a_manager_that_is_killed_loses_no_event(
+    url: str, keys: Keys, tmp_path: Path, database: Database
+) -> None:
+    """And an hour without a link is a thousand events that come in order, each once."""
+    known(database, "r-1-vm", seal=Seal(read_key(tmp_path / "seal.key")))
+    port = free_port()
+    own = [str(path) for path in keys.own]
+    doors = ("--events", f"127.0.0.1:{port}", "--certificate", own[0], "--certificate-key", own[1])
+    acknowledged = 0
+    stop = threading.Event()
+
+    def push() -> None:
+        """As a VM does: in batches, again and again until they are acknowledged."""
+        nonlocal acknowledged
+        while acknowledged < 1000 and not stop.is_set():
+            connection = client(port, keys, keys.vm)
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                while acknowledged < 1000:
+                    seqs = range(acknowledged + 1, min(acknowledged + 26, 1001))
+                    events = [event(seq) for seq in seqs]
+                    batch = {"vm": "r-1-vm", "boot": "b1", "stream": "s1", "events": events}
+                    connection.request("POST", "/v1/events", json.dumps(batch).encode())
+                    answer = json.loads(connection.getresponse().read())
+                    assert answer["stream"] == "s1"
+                    acknowledged = answer["acknowledged"]
+            connection.close()
+            stop.wait(0.05)
+
+    with running(url, keys, tmp_path, "m1", *doors) as manager:
+        thread = threading.Thread(target=push)
+        thread.start()
+        for share in (100, 400, 700):
+            wait_until(lambda: acknowledged >= share, 120, "events are taken")  # noqa: B023 - called at once
+            manager.kill()
+            manager.start()
+        wait_until(lambda: acknowledged == 1000, 120, "all events are taken")
+        stop.set()
+        thread.join()
+    with database.read() as connection:
+        found = happenings.listed(connection, after=0, vm="r-1-vm", limit=2000)
+    assert [one.seq for one in found] == list(range(1, 1001))
 
 
 def test_a_manager_ends_when_it_is_told_to(url: str, keys: Keys, tmp_path: Path) -> None:

@@ -195,14 +195,14 @@ def test_certificates_go_to_every_console_proxy(
 # -- heartbeats --------------------------------------------------------------------------------
 
 
-def known(database: Database, name: str, key: str = KEY) -> None:
+def known(database: Database, name: str, key: str = KEY, seal: Seal = SEAL) -> None:
     registered = Registered(
         name=name, role="router", zone="z1", pod="", cluster="", account="", domain="",
         agent="https://127.0.0.1:8443", server_name="", template="",
     )  # fmt: skip
     database.write(lambda c: fleet.register(c, registered))
     kept = fleet.Kept(
-        generation=1, digest="d", sealed="", heartbeat_key=SEAL.close(key, f"heartbeat {name}")
+        generation=1, digest="d", sealed="", heartbeat_key=seal.close(key, f"heartbeat {name}")
     )
     database.write(lambda c: fleet.keep(c, name, kept))
 

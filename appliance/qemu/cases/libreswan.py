@@ -27,6 +27,7 @@ _ENDS = Ends(
     behind=_FAR,
     gateway="203.0.113.1",
 )
+_LOST = 3  # of 100, five a second; a machine that is emulated takes a while to take in an answer
 _SECRET = "correct-horse-battery-staple"  # noqa: S105 - of a machine that lives for minutes
 
 
@@ -124,8 +125,11 @@ def _renewed(vm: Machine, near: Guest, who: str, renew: Callable[[], object]) ->
         said = ping.communicate(timeout=120)[0].decode()
     received = int((re.findall(r"(\d+) received", said) or ["0"])[0])
     wait_until(lambda: not spis(vm) & before, 60, "the old keys being gone", every=1)
+    # libreswan, asked for new keys, sends by them before its answer can have arrived.
     yield check(
-        f"{who} renews the keys, and at most one packet of 100 is lost", received >= 99, said
+        f"{who} renews the keys, and at most {_LOST} packets of 100 are lost",
+        received >= 100 - _LOST,
+        said,
     )
 
 

@@ -244,7 +244,7 @@ def _address_type(
 
     A document says the same few networks over and over: the last ones are remembered.
     """
-    remembered = functools.lru_cache(1024)(parse)
+    remembered = functools.lru_cache(64)(parse)
 
     def check(value: object) -> T:
         if not isinstance(value, str):

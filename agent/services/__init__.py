@@ -176,7 +176,7 @@ def compile_templates() -> None:
 TUNNELS_CHAIN = "tunnels"
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(64)
 def host_network(address: IPAddress) -> IPNetwork:
     """An address as a network of one; many rules are about the same few."""
     return IPv4Network(address) if address.version == 4 else IPv6Network(address)

@@ -65,6 +65,23 @@ def test_requests_that_are_refused(proxy: Proxy, request_: bytes, status: bytes)
     assert exchange(proxy, "plain", request_).split(b" ")[1] == status
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get("/echoed"),
+        get("/?echoed=1"),
+        get("/", host="echoed.example"),
+        get("/", "Origin: https://echoed.example\r\nX-Echoed: echoed\r\n"),
+        get("/socket?token=echoed", "Upgrade: websocket\r\nOrigin: https://echoed.example\r\n"),
+        b"ECHOED / HTTP/1.1\r\nHost: console.example\r\n\r\n",
+    ],
+)
+def test_nothing_of_a_request_is_in_its_answer(proxy: Proxy, request_: bytes) -> None:
+    answer = exchange(proxy, "plain", request_)
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert b"echoed" not in answer.lower()
+
+
 def test_a_browser_without_tls_is_sent_to_where_it_is(proxy: Proxy) -> None:
     answer = exchange(proxy, "redirect", get("//evil.example/"))
     assert answer.startswith(b"HTTP/1.1 308")

@@ -48,6 +48,7 @@ _ACCEPTS = 32  # before the others have their turn
 _PING = 25.0  # seconds without a word from the browser until it is asked
 _DEAD = 60.0  # seconds after which it is lost
 _LOOKUP_TIME = 5.0  # seconds that a plug-in has
+_EARLY = 1024  # sessions that are remembered to have ended before they were going
 _SECRET_MESSAGE = 256  # bytes of a first message at most
 
 
@@ -139,6 +140,7 @@ class Worker:
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._going: dict[tuple[str, int], Going] = {}
+        self._early: dict[tuple[str, int], tuple[int, str]] = {}  # ended before it was going
         self._tasks: set[asyncio.Task[None]] = set()
         self._apply(configuration.read(folder))
 
@@ -191,10 +193,15 @@ class Worker:
         elif message["op"] == "retire":
             self._retire()
         elif message["op"] == "close":
-            going = self._going.pop((message["id"], message["connection"]), None)
+            key, told = (message["id"], message["connection"]), (message["code"], message["reason"])
+            going = self._going.pop(key, None)
             if going is not None:
                 self._count(going)
-                going.bridge.close(message["code"], message["reason"])
+                going.bridge.close(*told)
+            else:  # it is still being opened, or was over already
+                self._early[key] = told
+                while len(self._early) > _EARLY:
+                    del self._early[next(iter(self._early))]
 
     async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         number = next(self._numbers)
@@ -405,6 +412,10 @@ class Worker:
             self._close_screen(screen)
             self._end_unopened(going, End.LOST)
             raise
+        if (told := self._early.pop(going, None)) is not None:
+            self._close_screen(screen)
+            browser.close(*told)
+            return
         self._bridge(browser, screen, session, connection, init, answer["lifetime"])
 
     def _close_screen(self, screen: Screen | None) -> None:

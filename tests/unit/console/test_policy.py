@@ -1,7 +1,9 @@
 """What a session may do, held to by the proxy whatever the browser says, and how it ends."""
 
 import json
+import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -16,6 +18,7 @@ from tests.unit.console.rig import (
     Screen,
     digest,
     own_address,
+    plain,
     secret,
 )
 
@@ -215,3 +218,23 @@ def test_a_vm_that_moves_takes_its_browser_along(proxy: Proxy, screen: Screen, n
     assert proxy.ask(outside)["error"] == "refused"
     again.close()
     elsewhere.close()
+
+
+def test_a_session_that_is_ended_while_it_opens_shows_nothing(proxy: Proxy, name: str) -> None:
+    go = threading.Event()
+
+    def slow(screen: Screen, sock: socket.socket) -> None:
+        go.wait(20)
+        plain(screen, sock)
+
+    hypervisor = Screen(slow)
+    browser = Browser(proxy, "plain", offer=proxy.offer(name, hypervisor.port))
+    browser.say(b"RFB 003.008\n\x01\x01")  # all that a browser says of itself
+    wait_until(lambda: hypervisor.open == 1, 10, "the hypervisor")
+    assert proxy.ask({"op": "delete", "id": name}) == {"result": "ended"}
+    go.set()
+    code, reason = browser.end()
+    assert (code, "ended by management" in reason) == (1008, True)
+    wait_until(lambda: hypervisor.open == 0, 10, "the hypervisor's end")
+    assert hypervisor.heard == b""
+    hypervisor.close()

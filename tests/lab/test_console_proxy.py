@@ -138,10 +138,10 @@ def test_the_proxy_is_nobody_and_has_what_it_needs(proxy: Router, lab: Lab) -> N
 
 
 def test_the_template_has_what_it_runs_on_and_not_what_that_asks_for(lab: Lab) -> None:
-    names = ("websockify", "uvloop", "numpy", "redis", "requests", "jwcrypto")
+    names = ("websockify", "uvloop", "websockets", "numpy", "redis", "requests", "jwcrypto")
     code = f"from importlib.util import find_spec; print([n for n in {names} if find_spec(n)])"
     found = lab.vm.run(["/opt/sysvm/bin/python3", "-I", "-c", code]).text.strip()
-    assert found == "['websockify', 'uvloop']"
+    assert found == "['websockify', 'uvloop', 'websockets']"
     listed = lab.vm.run(["dpkg-query", "-W", "-f", "${Status}", "novnc"])
     assert listed.text == "install ok installed"
     assert lab.vm.run(["which", "node"], check=False).returncode == 1

@@ -309,6 +309,8 @@ HAPPENINGS = st.lists(
                 "break",
                 "excuse",
                 "blame",
+                "stray",
+                "mend",
             ]
         ),
         st.floats(0.0, 200.0),
@@ -329,6 +331,8 @@ def happen(world: World, what: str) -> None:
             world.answering = what == "speak"
         case "refuse" | "accept":
             world.refuses = what == "refuse"
+        case "stray" | "mend":
+            world.own_files, world.reads = what == "mend", 2
         case "break":
             world.broken = "dnsmasq/hosts"
         case "excuse" | "blame":
@@ -354,7 +358,7 @@ def test_whatever_happens_it_runs_again_in_the_end_and_no_alert_comes_twice(
         if off:
             world.run(60)
             assert len(world.effects) == before
-    for what in ("release", "speak", "accept", "blame", "clear"):
+    for what in ("release", "speak", "accept", "blame", "mend", "clear"):
         happen(world, what)
     world.broken = ""
     world.run(200)

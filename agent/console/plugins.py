@@ -117,7 +117,7 @@ def authenticate(
     """Ask the plug-in. Raises Denied."""
     try:
         plugin.authenticate(Headers(headers), host, port)
-    except Exception as error:
+    except Exception as error:  # whatever a plug-in of somebody's raises is a no
         status = getattr(error, "code", 403)
         fields = getattr(error, "headers", None)
         challenge = fields.get("WWW-Authenticate", "") if isinstance(fields, dict) else ""

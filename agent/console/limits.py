@@ -75,6 +75,16 @@ class HalfOpen:
         self._sum += 1
         return True
 
+    def change(self, key: Hashable, other: Hashable) -> bool:
+        """One is another's than it seemed; False, and nothing, where that one has too many."""
+        count = self._counts.get(other, 0)
+        if count >= self._each:
+            return False
+        self.leave(key)
+        self._counts[other] = count + 1
+        self._sum += 1
+        return True
+
     def leave(self, key: Hashable) -> None:
         """Count one out that had been counted in."""
         count = self._counts.pop(key)

@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -266,24 +266,36 @@ class Worker:
             except OSError:  # none is there any more, or no file is left for it
                 return
             address = ip_address(peer[0].partition("%")[0])
-            key = source_key(address)
+            balanced = any(address in network for network in self._configuration.balancers)
+            # Of a balancer nobody knows yet who it is that comes.
+            key = object() if balanced else source_key(address)
             if not self._half_open.enter(key):
                 accepted.close()
                 continue
-            task = self._loop.create_task(self._serve(accepted, address, listener))
+            serving = self._serve(accepted, address, listener, self._half_open, key)
+            task = self._loop.create_task(serving)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, sock: socket.socket, peer: Address, listener: Listener) -> None:
-        """One connection, up to where it is a bridge or over."""
+    async def _serve(
+        self,
+        sock: socket.socket,
+        peer: Address,
+        listener: Listener,
+        counted: HalfOpen,
+        key: Hashable,
+    ) -> None:
+        """One connection, up to where it is a bridge or over; `key` is whom it was counted for."""
         channel = Channel(sock, self._loop)
-        counted = self._half_open  # it was counted in there; a reload makes another
         kept = False
         try:
             source = peer
             if any(peer in network for network in self._configuration.balancers):
                 async with asyncio.timeout(_HEAD_TIME):
                     source = await _proxied(channel) or peer
+                if not counted.change(key, source_key(source)):
+                    return
+                key = source_key(source)
             if not self._handshakes.take(source_key(source), time.monotonic()):
                 return
             if listener.service is Service.TLS and self._context is not None:
@@ -298,7 +310,7 @@ class Worker:
             kept = True
             channel.finish(http.refusal(refused))
         finally:
-            counted.leave(source_key(peer))
+            counted.leave(key)
             if not kept:
                 channel.close()
 

@@ -152,3 +152,25 @@ def test_a_full_proxy_says_so_and_has_room_again(tmp_path: Path, screen: Screen)
         first.close()
         wait_until(lambda: proxy.session("first") is None, 10, "the end")
         assert Browser(proxy, "plain", offer=offered).open() == "web 1"
+
+
+def test_behind_a_balancer_each_browser_counts_for_itself(tmp_path: Path) -> None:
+    settings = {"balancers": ["127.0.0.1/32"], "half_open": 20, "half_open_each": 2}
+    with running(make(tmp_path, "plain", **settings)) as proxy:
+
+        def comes(source: str) -> socket.socket:
+            sock = socket.create_connection(("127.0.0.1", proxy.ports["plain"]), 10)
+            sock.sendall(f"PROXY TCP4 {source} 192.0.2.1 50000 443\r\n".encode())
+            return sock
+
+        idle = [comes(f"198.51.100.{number}") for number in range(1, 7)]
+        with comes("198.51.100.9") as other:
+            other.sendall(get("/"))
+            assert other.recv(12) == b"HTTP/1.1 200"
+        idle.append(comes("198.51.100.1"))
+        with comes("198.51.100.1") as third:
+            assert third.recv(1) == b""
+        # Who never says who it is counts as the balancer's, and against the whole.
+        silent = [socket.create_connection(("127.0.0.1", proxy.ports["plain"]), 10) for _ in "ab"]
+        for sock in (*idle, *silent):
+            sock.close()

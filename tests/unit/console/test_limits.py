@@ -44,8 +44,12 @@ def test_half_open_connections_are_few_in_all_and_of_each() -> None:
     assert not half_open.enter("a")
     assert half_open.enter("b")
     assert not half_open.enter("c")
+    assert not half_open.change("b", "a")
     half_open.leave("a")
+    assert half_open.change("b", "a")
+    assert half_open.change("a", "b")
     assert half_open.enter("c")
+    assert not half_open.enter("d")
     for key in ("a", "b", "c"):
         half_open.leave(key)
     assert len(half_open) == 0

@@ -169,7 +169,7 @@ class Operations:
 
     def get_capacity(self, call: Call) -> tuple[assign.Capacity, ...]:
         with self._database.read() as connection:
-            found = [proxies.as_candidate(*one) for one in proxies.everyone(connection)]
+            found = proxies.all_candidates(connection)
         zones = sorted({proxy.zone for proxy in found})
         return tuple(assign.capacity(found, zone, call.query["standby"]) for zone in zones)
 

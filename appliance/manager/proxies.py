@@ -122,7 +122,7 @@ def caps(row: Row[tuple[object, ...]]) -> tuple[int, int]:
 
 
 def as_candidate(row: Row[tuple[object, ...]], load: int) -> Proxy:
-    """A row as assignment wants it."""
+    """A row as assignment wants it; `load` is of our sessions alone."""
     soft, hard = caps(row)
     return Proxy(
         name=row.name,
@@ -135,14 +135,44 @@ def as_candidate(row: Row[tuple[object, ...]], load: int) -> Proxy:
     )
 
 
+_LOADS = (
+    select(sessions.c.proxy, func.count())
+    .where(sessions.c.ended.is_(None))
+    .group_by(sessions.c.proxy)
+)
+# Nothing but what assignment looks at, of each proxy at each assignment.
+_CANDIDATES = select(
+    *(proxies.c[name] for name in ("name", "zone", "soft", "hard", "position")),
+    *(proxies.c[name] for name in ("cap", "foreign_load", "up", "draining", "drained_there")),
+)
+
+
+def all_candidates(connection: Connection) -> list[Proxy]:
+    """Every proxy as assignment wants it."""
+    loads = {name: load for name, load in connection.execute(_LOADS)}  # noqa: C416 - as below
+    found = []
+    for name, zone, soft, hard, position, cap, foreign, up, *drains in connection.execute(
+        _CANDIDATES
+    ):
+        most = hard if cap is None else min(hard, cap)
+        state = Condition.DRAINING if any(drains) else Condition.RUNNING
+        found.append(
+            Proxy(
+                name=name,
+                zone=zone,
+                load=loads.get(name, 0) + foreign,
+                soft=min(soft, most),
+                hard=most,
+                condition=state if up else Condition.SILENT,
+                position=position,
+            )
+        )
+    return found
+
+
 def everyone(connection: Connection) -> Iterator[tuple[Row[tuple[object, ...]], int]]:
     """Every proxy, and how many sessions of ours it has."""
-    counted = connection.execute(
-        select(sessions.c.proxy, func.count())
-        .where(sessions.c.ended.is_(None))
-        .group_by(sessions.c.proxy)
-    )
-    loads = {name: load for name, load in counted}  # noqa: C416 - a row is not a pair to mypy
+    loads = {name: load for name, load in connection.execute(_LOADS)}  # noqa: C416 - a row is not a pair to mypy
     for row in connection.execute(select(proxies).order_by(proxies.c.position, proxies.c.name)):
         yield row, loads.get(row.name, 0)
 

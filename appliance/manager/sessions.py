@@ -99,8 +99,8 @@ def reserve(
     """Give a session its place, within `Database.placing` of its VM; or why there is none."""
     reason = Reason.FULL
     for _ in range(_LOOKS):
-        all_of_them = [places.as_candidate(*found) for found in places.everyone(connection)]
-        found = candidates(all_of_them, there(connection, wanted.vm), wanted.zone, order, without)
+        everyone = places.all_candidates(connection)
+        found = candidates(everyone, there(connection, wanted.vm), wanted.zone, order, without)
         if isinstance(found, Reason):
             return found
         for candidate in found:
@@ -204,7 +204,7 @@ def move(
     """
     if one not in lost(connection, limit=10_000):
         return None
-    everyone = [places.as_candidate(*found) for found in places.everyone(connection)]
+    everyone = places.all_candidates(connection)
     found = candidates(everyone, there(connection, one.vm), one.zone, order)
     if isinstance(found, Reason):
         return found

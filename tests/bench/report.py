@@ -8,12 +8,28 @@ from typing import Any
 
 from tests.bench.losses import http_total
 from tests.bench.samples import p50, p90, p99
-from tests.bench.targets import CLOUDSTACK, MIB, Verdict, monitor_verdicts, verdicts
+from tests.bench.targets import (
+    CLOUDSTACK,
+    MIB,
+    Verdict,
+    manager_verdicts,
+    monitor_verdicts,
+    verdicts,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs/performance.md"
 Results = Mapping[str, Any]
-IMAGE = ("image", "image boot", "image units", "image memory")  # tables of that part
-MONITOR = ("monitor targets", "monitor")
+# The tables of the parts that are written alone as well; the others are the lab's.
+APART: Mapping[str, str] = {
+    "image": "image",
+    "image boot": "image",
+    "image units": "image",
+    "image memory": "image",
+    "monitor targets": "monitor",
+    "monitor": "monitor",
+    "manager targets": "manager",
+    "manager": "manager",
+}
 _ANSWER = {True: "yes", False: "NO", None: "too few"}
 
 
@@ -22,12 +38,12 @@ def text(results: Results) -> str:
     return "".join(f"\n{title}\n\n{body}" for title, body in _tables(results).items() if body)
 
 
-def write(results: Results, *, image: bool, lab: bool, monitor: bool) -> None:
+def write(results: Results, *, lab: bool, apart: frozenset[str]) -> None:
     """Fill the tables of docs/performance.md in, those of the parts that were measured, and draw
     the lab's plots."""
     document = DOCUMENT.read_text()
     for name, body in _tables(results).items():
-        if not (image if name in IMAGE else monitor if name in MONITOR else lab):
+        if not (APART[name] in apart if name in APART else lab):
             continue
         pattern = rf"(<!-- bench: {re.escape(name)} -->\n).*?(<!-- /bench -->)"
         document, found = re.subn(pattern, rf"\g<1>\n{body}\n\g<2>", document, flags=re.DOTALL)
@@ -56,6 +72,8 @@ def _tables(results: Results) -> Mapping[str, str]:
         "packets": _packets(results.get("packets", ())),
         "monitor targets": _verdicts(monitor_verdicts(results)),
         "monitor": _monitor(results.get("monitor"), results),
+        "manager targets": _verdicts(manager_verdicts(results)),
+        "manager": _manager(results.get("manager"), results),
         "image": _image(results),
         "image boot": _image_boot(results.get("image")),
         "image units": _image_units(results.get("image")),
@@ -275,6 +293,30 @@ def _monitor(result: Results | None, results: Results) -> str:
     )
     found = _table(head, rows)
     return load + found + "\n" + _table(["a hang of", "of", "found, p50", "at most"], hangs)
+
+
+def _manager(result: Results | None, results: Results) -> str:
+    if result is None:
+        return ""
+    machine = results["machine"]
+    load = f"On {machine['cores']} cores, with a load of {machine['load']} before it began:\n\n"
+    head = [
+        "database", "an assignment, p50 / p99", "four at once, p50 / p99", "assignments/s",
+        "events/s", "heartbeats taken", "CPU meanwhile",
+    ]  # fmt: skip
+    rows = (
+        [
+            name,
+            f"{p50(found['alone']) * 1000:.1f} / {p99(found['alone']) * 1000:.1f} ms",
+            f"{p50(found['four']) * 1000:.1f} / {p99(found['four']) * 1000:.1f} ms",
+            f"{found['rate']:.0f}",
+            f"{found['events']:.0f}",
+            f"{found['heartbeats']['taken']} of {found['heartbeats']['sent']}",
+            f"{found['heartbeats']['cpu'] * 100:.0f} % of a core",
+        ]
+        for name, found in result.items()
+    )
+    return load + _table(head, rows)
 
 
 def _image(results: Results) -> str:

@@ -124,3 +124,17 @@ def _packets(rows: Sequence[Mapping[str, Any]]) -> Iterator[Verdict]:
         f"{ratio:.2f}",
         ratio <= 1.1,
     )
+
+
+def manager_verdicts(results: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Those of the manager, on each database."""
+    for name, found in results.get("manager", {}).items():
+        took = percentile(found["alone"], 99) * 1000
+        what = f"{name}: an assignment with 10,000 VMs and 100 proxies, p99"
+        yield Verdict(what, "<= 20 ms", f"{took:.1f} ms", took <= 20)
+        beats = found["heartbeats"]
+        lost = beats["sent"] - beats["taken"]
+        yield Verdict(f"{name}: heartbeats of 10,000 VMs, lost", "0", str(lost), lost == 0)
+        seconds = beats["converged"]
+        what = f"{name}: from the restart until every VM is heard"
+        yield Verdict(what, "<= 60 s", f"{seconds:.1f} s", seconds <= 60)

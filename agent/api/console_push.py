@@ -45,4 +45,4 @@ def session(name: str, body: bytes) -> dict[str, Any]:
     if wrong:
         raise Refusal(problems.SESSION_REFUSED, problems.count(wrong), problems=wrong)
     plain: dict[str, Any] = _adapter().dump_python(given, mode="json", exclude_none=True)
-    return plain | {"id": name}
+    return plain | {"id": name, "title": given.title or given.vm}

@@ -148,7 +148,9 @@ class ConsoleSession(Section):
     ]
     vm: Annotated[str, ConsoleName]
     user: Annotated[str, ConsoleName]
-    title: Annotated[str, Shown, Field(description="What the page is called.")] = ""
+    title: Annotated[
+        str, Shown, Field(description="What the page is called; without it, as the VM is.")
+    ] = ""
     target: ConsoleTarget
     credentials: ConsoleCredentials = Field(default_factory=ConsoleCredentials)
     policy: ConsolePolicy = Field(default_factory=ConsolePolicy)

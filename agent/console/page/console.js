@@ -67,7 +67,7 @@ async function open() {
     rfb.addEventListener("desktopname", (event) => {
         document.title = event.detail.name;
         document.getElementById("title").textContent = event.detail.name;
-    });
+    }, { once: true });  // what a hypervisor renames itself to later is none of the user's
     rfb.addEventListener("securityfailure", (event) => {
         told = event.detail.reason || "The console was refused.";
     });

@@ -54,6 +54,7 @@ def test_a_session_is_what_the_proxy_understands(client: FlaskClient, machine: F
     session = pushed(machine)
     assert (session.id, session.vm, session.valid) == ("s1", "i-2-10-VM", 60)
     assert (session.policy.idle, session.policy.lifetime) == (1800, 43200)
+    assert session.title == "i-2-10-VM"  # and not what the hypervisor calls its screen
 
 
 def test_every_field_arrives(client: FlaskClient, machine: FakeMachine) -> None:

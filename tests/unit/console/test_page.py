@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 from pathlib import Path
 
@@ -319,3 +320,14 @@ def test_what_is_not_the_pages_own_does_not_run(
     answer = browser.value("fetch('https://evil.example/').then(() => 'sent', () => 'refused')")
     assert answer == "refused"
     assert "connect-src" in browser.value("window.violations")
+
+
+def test_the_page_keeps_the_vms_name(page_proxy: Proxy, screen: Screen, browser: Chromium) -> None:
+    opened(browser, page_proxy, page_proxy.offer("s1", screen.port))
+    wait_until(lambda: screen.sockets, 10, "the screen")
+    named = struct.pack(">BxHHHHHiI", 0, 1, 0, 0, 0, 0, -307, 4) + b"kvm7"
+    red = struct.pack(">BxHHHHHi", 0, 1, 0, 0, 8, 6, 0) + b"\xff\x00\x00\x00" * 48
+    screen.say(named + red)
+    pixel = "[...document.querySelector('canvas').getContext('2d').getImageData(4, 3, 1, 1).data]"
+    wait_until(lambda: browser.value(pixel)[0] == 255, 10, "a picture")
+    assert (browser.value("document.title"), browser.text("title")) == ("web 1", "web 1")

@@ -132,6 +132,8 @@ def test_a_daemon_that_runs_with_other_files_is_told_to_read_its_own(
     mark, daemons = watched.mark(), watched.router.daemons()
     watched.sh(f"sed -i '{change}' $(find /run/sysvm/current/{unit}/ -type f)")
     watched.sh(f"systemctl reload {unit}")
+    listed = "sysvmctl service list"
+    wait_until(lambda: "RUNS WITH OTHER FILES" in watched.sh(listed), 10, "it is shown")
     wait_until(lambda: mark.kinds(unit)[-1:] == ["service.own-files"], 30, "its own files")
     assert mark.kinds(unit) == ["service.other-files", "service.own-files"]
     assert mark.events("service.other-files")[0]["data"]["reason"] == "other-files"
@@ -142,6 +144,33 @@ def test_a_daemon_that_runs_with_other_files_is_told_to_read_its_own(
     assert watched.router.drift() == []
     after = watched.router.daemons()
     assert daemons["dnsmasq"] == after["dnsmasq"]
+
+
+def test_other_files_that_telling_does_not_help_are_one_alert_and_no_restart(
+    watched: Watched,
+) -> None:
+    """Its unit has come to reload nothing, as after an upgrade of the package gone wrong."""
+    mark, daemons = watched.mark(), watched.router.daemons()
+    drop_in = "/run/systemd/system/dnsmasq.service.d/test.conf"
+    watched.sh("sed -i '/witness.invalid/d' /run/sysvm/current/dnsmasq/names")
+    watched.sh("systemctl reload dnsmasq")
+    watched.sh(
+        f"mkdir -p $(dirname {drop_in}); printf '[Service]\nExecReload=\nExecReload=/bin/true\n' "
+        f"> {drop_in}; systemctl daemon-reload"
+    )
+    try:
+        wait_until(lambda: mark.events("service.still-other-files"), 90, "the alert")
+        assert mark.kinds("dnsmasq") == ["service.other-files", "service.still-other-files"]
+        assert mark.events("service.still-other-files")[0]["severity"] == "alert"
+        lines = [line for line in mark.lines() if "[dnsmasq]" in line]
+        assert ["[ALERT]" in line for line in lines] == [False, False, False, True]
+        assert "The process dnsmasq runs with other files reason=other-files" in lines[-1]
+        assert watched.state("dnsmasq.service") == "running"
+    finally:
+        watched.sh(f"rm {drop_in}; systemctl daemon-reload")
+    watched.sh("systemctl reload dnsmasq")
+    wait_until(lambda: mark.kinds("dnsmasq")[-1:] == ["service.own-files"], 20, "its own files")
+    assert watched.router.daemons()["dnsmasq"] == daemons["dnsmasq"]
 
 
 @contextmanager

@@ -46,6 +46,7 @@ async function open() {
     }
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(`${scheme}//${location.host}/socket`, protocols);
+    let named = false;
     let end = { code: 1006, reason: "" };  // noVNC does not tell how it ended
     socket.addEventListener("close", (event) => { end = event; });
     socket.addEventListener("message", (event) => {
@@ -65,9 +66,12 @@ async function open() {
         rfb.focus();
     });
     rfb.addEventListener("desktopname", (event) => {
-        document.title = event.detail.name;
-        document.getElementById("title").textContent = event.detail.name;
-    }, { once: true });  // what a hypervisor renames itself to later is none of the user's
+        if (!named) {  // what a hypervisor calls itself later is none of the user's affair
+            named = true;
+            document.title = event.detail.name;
+            document.getElementById("title").textContent = event.detail.name;
+        }
+    });
     rfb.addEventListener("securityfailure", (event) => {
         told = event.detail.reason || "The console was refused.";
     });

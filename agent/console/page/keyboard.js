@@ -46,9 +46,9 @@ export class Layout {
             return [key];
         }
         const alone = Object.keys(DEAD).find((mark) => DEAD[mark][1] === character);
-        const [base, mark] = alone ? [" ", alone] : character.normalize("NFD");
+        const [base, mark, more] = alone ? [" ", alone] : character.normalize("NFD");
         const both = [this._keys.get(mark), this._keys.get(base)];
-        return mark && both[0] && both[1] ? both : null;
+        return mark && !more && both[0] && both[1] ? both : null;
     }
 
     // The same of a symbol that a key of the user's makes; null for one that is no character.

@@ -102,7 +102,7 @@ export class Panels {
     // What the proxy says that this session may do.
     allow(policy) {
         this._policy = { ...USUAL, ...policy };
-        if (!this._chosen && this._policy.keyboard in LAYOUTS) {
+        if (!this._chosen && Object.hasOwn(LAYOUTS, this._policy.keyboard)) {
             $("layout").value = this._layout = this._policy.keyboard;
         }
         this._apply();
@@ -187,6 +187,7 @@ export class Panels {
         const keys = this._keys;
         this._typing = true;
         $("type").disabled = true;
+        $("typing").textContent = "";
         $("stop").hidden = $("progress").hidden = false;
         const done = await type(keys, strokes, {
             pause: PAUSE,

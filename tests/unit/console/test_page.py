@@ -97,6 +97,8 @@ def test_what_is_not_on_the_keyboard_is_left_out_and_told(
     opened(browser, page_proxy, page_proxy.offer("s1", screen.port))
     assert type_text(browser, "aжb雪") == "Typed. Not on this keyboard, and left out: ж 雪"
     wait_until(lambda: screen.keys == keys("ab"), 10, "the rest")
+    choose(browser, "fr")  # which has an accent for ê, and none for two of them
+    assert type_text(browser, "ếê") == "Typed. Not on this keyboard, and left out: ế"
 
 
 def keys(text: str) -> list[tuple[int, bool]]:

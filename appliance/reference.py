@@ -9,6 +9,7 @@ from typing import Any
 from agent.document.document import schema
 from agent.document.types import REDACTED
 from agent.monitor.events import CATALOGUE, Kind, Severity
+from agent.monitor.sentences import MEANINGS
 
 INTRODUCTION = f"""\
 # The document
@@ -69,9 +70,19 @@ def events() -> str:
         if meaning.data:
             lines += ["| data | |", "|---|---|"]
             lines += [f"| `{name}` | {text} |" for name, text in meaning.data.items()]
+    lines += [LOG, "| sentence | | means |", "|---|---|---|"]
+    lines += [f"| `{s.of('X')}` | {level} | {words} |" for s, (level, words) in MEANINGS.items()]
     text = "\n".join(lines)
     return re.sub("\n{3,}", "\n\n", text).rstrip() + "\n"
 
+
+LOG = """
+
+# The service log
+
+What `/var/log/routerServiceMonitor.log` says of daemons and checks; `X` is the one it is about.
+The first four sentences never change. [operations.md](operations.md) has its form.
+"""
 
 _SEVERITIES: Mapping[Severity, str] = {
     Severity.INFO: "a change of state that ends well, or that somebody asked for",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agent.monitor.checks.resources import RESOURCES
 from agent.monitor.events import Event, Kind, Value
 from agent.monitor.health import Result, Verdict
+from agent.monitor.sentences import Sentence
 
 TWICE = 2
 
@@ -58,6 +59,8 @@ def event(result: Result) -> Event:
 def sentence(result: Result) -> str:
     """A line of the log for this change."""
     if result.verdict.well:
-        return f"The check {result.name} passes again: {result.message}"
-    verb = "failed" if result.verdict is Verdict.FAILED else "warns"
-    return f"The check {result.name} {verb}: {result.message}"
+        text = Sentence.CHECK_PASSES
+    else:
+        failed = result.verdict is Verdict.FAILED
+        text = Sentence.CHECK_FAILED if failed else Sentence.CHECK_WARNS
+    return f"{text.of(result.name)}: {result.message}"

@@ -1,7 +1,7 @@
 """/var/log/routerServiceMonitor.log: what was undertaken for a service or a resource, a line each.
 
 Operators' scripts read it: the first two words are the date and the time, UTC, the third is how
-bad it is, the fourth whom it is about; known sentences stand word for word (`Sentence`). What
+bad it is, the fourth whom it is about; then a sentence (`agent.monitor.sentences`). What
 comes after a sentence is `name=value`.
 
     2026-11-22 13:00:10,123 [ALERT] [dnsmasq] The process dnsmasq recover failed reason=crash
@@ -50,21 +50,6 @@ class Level(enum.StrEnum):
 
 
 _PRIORITY = {Level.INFO: 6, Level.NOTIF: 5, Level.ALERT: 4, Level.CRIT: 2}
-
-
-class Sentence(enum.StrEnum):
-    """Of the sentences the first four are those that scripts look for; `{}` is the process."""
-
-    RUNNING = "The process detected as running"
-    TRYING = "The process {} is not running trying recover"
-    RECOVERED = "The process {} is recovered successfully"
-    FAILED = "The process {} recover failed"
-    OTHER_FILES = "The process {} runs with other files and is told to read its own"
-    STILL_OTHER_FILES = "The process {} runs with other files"
-    OWN_FILES = "The process {} runs with its own files again"
-
-    def of(self, process: str) -> str:
-        return self.value.format(process)
 
 
 def line(at: float, level: Level, subject: str, text: str, **details: object) -> str:

@@ -40,8 +40,9 @@ from agent.monitor.checks import ServiceState
 from agent.monitor.counts import Counts
 from agent.monitor.events import Event, Kind, Recorder
 from agent.monitor.holds import Holds
-from agent.monitor.log import Level, Sentence, ServiceLog
+from agent.monitor.log import Level, ServiceLog
 from agent.monitor.model import Act, Effect, Hold, Line, Process, Row, State, Tone
+from agent.monitor.sentences import Sentence
 from agent.monitor.service import Service
 from agent.monitor.watched import Watched, short
 from agent.system import files
@@ -167,9 +168,8 @@ class Monitor:
         self.holds.put(hold)
         until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(hold.until))
         what = self._known_as(hold.unit)
-        self.log.write(
-            Level.NOTIF, what, f"The process {what} is held", by=hold.by, until=until, why=hold.why
-        )
+        text = Sentence.HELD.of(what)
+        self.log.write(Level.NOTIF, what, text, by=hold.by, until=until, why=hold.why)
         say = f"{hold.by} holds {what} until {until} UTC: {hold.why}"
         data = {"unit": hold.unit, "by": hold.by, "why": hold.why, "until": until}
         self._record(
@@ -200,7 +200,7 @@ class Monitor:
 
     def _released(self, hold: Hold, by: str) -> None:
         what = self._known_as(hold.unit)
-        self.log.write(Level.NOTIF, what, f"The process {what} is released", by=by)
+        self.log.write(Level.NOTIF, what, Sentence.RELEASED.of(what), by=by)
         say = f"{what} is held no more ({by})"
         self._record(
             Event(
@@ -340,14 +340,14 @@ class Monitor:
             return
         if done.act is Act.READ:
             if done.failed:
-                say = f"The process {known.process} did not read its files"
+                say = Sentence.NOT_READ.of(known.process)
                 self.log.write(Level.INFO, known.process, say, detail=done.failed)
         elif done.failed:
-            say = f"The files of {known.process} could not be put back"
+            say = Sentence.NOT_PUT_BACK.of(known.process)
             self.log.write(Level.ALERT, known.process, say, detail=done.failed)
             self._services[done.unit] = service.not_put_back(known)
         else:
-            self.log.write(Level.INFO, known.process, f"The files of {known.process} are put back")
+            self.log.write(Level.INFO, known.process, Sentence.PUT_BACK.of(known.process))
             heard.start(done.unit)
 
     def _want(self, heard: UnitWatch, wanted: Wanted) -> None:
@@ -359,9 +359,9 @@ class Monitor:
         for unit, one in wanted.services.items():
             before = self._wanted.get(unit)
             if before is not None and before.enabled != one.enabled:
-                word = "watched again" if one.enabled else "not watched any more"
                 what = one.known_as
-                self.log.write(Level.NOTIF, what, f"The process {what} is {word}")
+                text = Sentence.WATCHED if one.enabled else Sentence.UNWATCHED
+                self.log.write(Level.NOTIF, what, text.of(what))
         new = wanted.services.keys() - self._services.keys()
         self._wanted, self._epoch = wanted.services, wanted.epoch
         for unit in new:
@@ -425,10 +425,8 @@ class Monitor:
             except BusError as error:
                 if not error.name:
                     raise
-                self.log.write(
-                    Level.INFO, after.process, f"The process {after.process} was not done with",
-                    detail=error,
-                )  # fmt: skip
+                text = Sentence.NOT_DONE.of(after.process)
+                self.log.write(Level.INFO, after.process, text, detail=error)
         if effects:
             self._tell_of_ill()
 

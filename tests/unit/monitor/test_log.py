@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.monitor.log import Level, Sentence, ServiceLog, line
+from agent.monitor.log import Level, ServiceLog, line
+from agent.monitor.sentences import MEANINGS, Sentence
 from agent.system.run import run
 
 AT = 1_795_352_410.123  # 2026-11-22 13:00:10,123 UTC
@@ -53,6 +54,7 @@ def test_the_known_sentences_are_word_for_word() -> None:
     )
     sentences = [sentence.of("X") for sentence in Sentence]
     assert tuple(sentences[:4]) == known
+    assert MEANINGS.keys() == set(Sentence)
     # Whoever greps for them finds no other.
     assert not [s for s in sentences[4:] if any(one in s for one in known)]
 

@@ -75,7 +75,9 @@ def _boots(ground: Bench, boots: int, say: Callable[[str], None]) -> Json:
             _settled(vm)
             result["analyze"] = vm.run(["systemd-analyze", "time"], 120).text.splitlines()[0]
             result["units"] = _units(vm.run(["systemd-analyze", "blame"], 120).text)
-            chain = ["systemd-analyze", "critical-chain", "sysvm-agent.service"]
+            # Guests are served when the first has ended, management when the second has begun.
+            units = ["sysvm-firewall.service", "sysvm-agent.service"]
+            chain = ["systemd-analyze", "critical-chain", *units]
             result["chain"] = vm.run(chain, 120).text.partition("\n\n")[2]
         say(f"boot {number + 1} of {boots}, kernel and systemd alone")
         fresh = overlay(bare, "raw", ground.new_disk())

@@ -189,10 +189,24 @@ def test_its_user_reaches_screens_and_nothing_else(proxy: Router, lab: Lab, scre
     assert opens(lab, "127.0.0.1", console.STATUS_PORT, user="root")
     assert not opens(lab, "127.0.0.1", console.STATUS_PORT)
     assert proxy.count("sysvm: no screen") > 0
+    assert proxy.drift() == []
     # Another network of hypervisors, and then that one again.
     with proxy.changed({"console": {"networks": ["198.51.100.20/32"]}}):
         assert not opens(lab, WWW, screen)
     assert opens(lab, WWW, screen)
+
+
+def test_the_wall_stands_after_a_reboot(proxy: Router, lab: Lab, screen: int) -> None:
+    # The text that is loaded at boot has a number, which no template may have for somebody else.
+    assert lab.vm.run(["id", "-u", console.USER]).stdout.strip() == b"890"
+    assert "--uid-owner 890 " in lab.vm.run(["iptables-save", "-t", "filter"]).text
+    lab.vm.reboot()
+    lab.vm.wait_ready()
+    wait_until(lambda: lab.internet.reaches(ADDRESS, 443), 30, "the port")
+    assert proxy.drift() == []
+    assert opens(lab, WWW, screen)
+    assert opens(lab, WWW, 80, user="root")
+    assert not opens(lab, WWW, 80)
 
 
 def test_nobody_in_it_reaches_a_guest(proxy: Router, lab: Lab) -> None:

@@ -121,8 +121,8 @@ class Section(Base):
         tuple[AnyNetwork, ...],
         Field(
             max_length=1024,
-            description="Guests' networks, where no screen is whatever `networks` says. Those of "
-            "the VM's own guest NICs, and its own addresses, are added.",
+            description="Guests' networks, where no screen is whatever `networks` says, and where "
+            "nothing goes that the VM opens. Those of its own guest NICs are added.",
         ),
     ] = ()
     domain: Annotated[

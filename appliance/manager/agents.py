@@ -86,17 +86,20 @@ class Agents:
         value: object = None,
         *,
         seconds: float = ANSWER,
-        headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """The answer's value. Raises AgentMute and AgentRefused."""
-        body = None if value is None else json.dumps(value, ensure_ascii=False).encode()
-        sent = {"Content-Type": "application/json"} if body is not None else {}
+        """The answer's value; bytes are sent as they are. Raises AgentMute and AgentRefused."""
+        body, sent = None, {}
+        if isinstance(value, bytes):
+            body, sent = value, {"Content-Type": "application/octet-stream"}
+        elif value is not None:
+            body = json.dumps(value, ensure_ascii=False).encode()
+            sent = {"Content-Type": "application/json"}
         try:
             response = self._client.request(
                 method,
                 where.url + path,
                 content=body,
-                headers=sent | dict(headers or {}),
+                headers=sent,
                 timeout=httpx.Timeout(seconds, connect=CONNECT),
                 extensions=_name(where),
             )

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, update
 from agent.document.document import Document, InvalidDocument, canonical, parse
 from agent.engine.model import Problem
 from agent.roles import Role
-from appliance.manager import fleet, problems
+from appliance.manager import blobs, fleet, problems
 from appliance.manager.agents import PUSH, AgentMute, AgentRefused, Agents
 from appliance.manager.bodies import count
 from appliance.manager.database import Database
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 PARALLEL = 8
 _ASK_AGAIN = 1.0  # seconds between two looks whether a VM's agent answers yet
 _STATUS = 5.0  # seconds
+_LATER = (502, 503, 504)
 PUSHING = "pushing"  # the manager waits for the VM's answer, or has died while it did
 
 
@@ -118,8 +119,10 @@ class Documents:
                     self._failed(name, f"no answer: {error}")
                     raise
             except AgentRefused as error:
-                self._failed(name, str(error))
-                raise
+                # Its front is there before the agent is, or the agent has another change.
+                if error.status not in _LATER or time.monotonic() >= deadline:
+                    self._failed(name, str(error))
+                    raise
             time.sleep(_ASK_AGAIN)
 
     def look(self, name: str) -> str:
@@ -128,6 +131,15 @@ class Documents:
             return self._look(self._row(name))
         except (AgentMute, AgentRefused):
             return ""
+
+    def keep_blob(self, name: str, content: bytes) -> bool:
+        """Keep what documents name by this SHA-256; is it new? Raises Refusal."""
+        try:
+            return self._database.write(
+                lambda c: blobs.keep(c, self._seal, name, content, self._now())
+            )
+        except blobs.OtherContent as error:
+            raise Refusal(problems.BAD_REQUEST, "the content has another SHA-256") from error
 
     def certificates(self, given: Mapping[str, Any]) -> tuple[Pushed, ...]:
         """Give all console proxies these certificates, several at a time, and say how it went."""
@@ -179,8 +191,14 @@ class Documents:
             raise TooOld(f"{row.name} has agent {version}; {self.least} is the least")
 
     def _send(self, row: Row[tuple[object, ...]], data: bytes, query: str = "") -> Any:
+        """Push it, what it names first. The agent knows already what it has."""
+        where = fleet.where(row)
+        with self._database.read() as connection:
+            named = list(blobs.named(connection, self._seal, data))
+        for name, content in named:
+            self._agents.ask(where, "PUT", f"/v1/blobs/{name}", content)
         return self._agents.ask(
-            fleet.where(row), "PUT", f"/v1/document{query}", json.loads(data), seconds=PUSH
+            where, "PUT", f"/v1/document{query}", json.loads(data), seconds=PUSH
         )
 
     def _kept(self, name: str, document: Document) -> Kept:

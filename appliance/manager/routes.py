@@ -18,6 +18,7 @@ from appliance.manager.sessions import SessionRow
 
 LONGEST = 512 * 1024  # bytes of a body
 LONGEST_DOCUMENT = 16 * 1024 * 1024
+LONGEST_BLOB = 4 * 1024 * 1024
 LONGEST_WAIT = 60  # seconds
 
 
@@ -38,7 +39,7 @@ class Query:
 class Done:
     """What was asked for is done."""
 
-    result: str  # created, changed, ended, revoked
+    result: str  # created, changed, unchanged, ended, revoked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ PARAMETERS: Mapping[str, str] = {
     "proxy": r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
     "vm": r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
     "token": r"[0-9a-f]{16}",
+    "blob": r"[0-9a-f]{64}",
 }
 
 _LIMIT = Query("limit", "How many, at most.", int, 100, 1, 1000)
@@ -193,6 +195,11 @@ ROUTES: tuple[Route, ...] = (
             Query("force", "Whatever its agent's version.", bool, default=False),
             Query("dry_run", "Ask what would change.", bool, default=False),
         ),
+    ),
+    Route(
+        method="PUT", path="/v1/blobs/{blob}", operation="put_blob",
+        summary="Keep what documents name by this SHA-256; it goes to each VM before they do.",
+        roles=access.TELLING, reply=Done, longest=LONGEST_BLOB,
     ),
     Route(
         method="POST", path="/v1/vms/{vm}/recreate", operation="recreate_vm",

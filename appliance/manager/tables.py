@@ -130,6 +130,14 @@ events = Table(
     UniqueConstraint("vm", "stream", "seq"),
 )
 
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("kept", Float(53), nullable=False),
+)
+
 tokens = Table(
     "tokens",
     metadata,

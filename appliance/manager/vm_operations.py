@@ -65,6 +65,10 @@ class VmOperations:
         name, query = call.path["vm"], call.query
         return self._documents.put(name, call.data, force=query["force"], dry_run=query["dry_run"])
 
+    def put_blob(self, call: Call) -> Done:
+        new = self._documents.keep_blob(call.path["blob"], call.data)
+        return Done(result="created" if new else "unchanged")
+
     def recreate_vm(self, call: Call) -> Pushed:
         return self._documents.again(call.path["vm"], call.query["within"])
 

@@ -6,7 +6,7 @@ itself, and `{float}`, a number of eight bytes.
 
 from importlib import resources
 
-STEPS = ("0001_begin",)
+STEPS = ("0001_begin", "0002_blobs")
 
 
 def statements(step: str, dialect: str) -> tuple[str, ...]:

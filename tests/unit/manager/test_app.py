@@ -21,7 +21,14 @@ from appliance.manager.vm_operations import VmOperations
 from tests.unit.manager.agent import Keys
 from tests.unit.manager.rig import Person, Rig
 
-EXAMPLES = {"session": "0" * 32, "screen": "vm1", "proxy": "p1", "vm": "r-1-vm", "token": "0" * 16}
+EXAMPLES = {
+    "session": "0" * 32,
+    "screen": "vm1",
+    "proxy": "p1",
+    "vm": "r-1-vm",
+    "token": "0" * 16,
+    "blob": "0" * 64,
+}
 
 
 @pytest.fixture(scope="module")

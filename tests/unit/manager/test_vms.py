@@ -1,5 +1,6 @@
 """VMs: their documents are pushed, kept and pushed again; their heartbeats and events are taken."""
 
+import hashlib
 import http.client
 import json
 import ssl
@@ -125,6 +126,18 @@ def test_a_vm_that_was_made_anew_gets_its_document_again(cloud: Person, agent: A
     timer.join()
     assert (status, answer["result"], answer["generation"]) == (200, "committed", 3)
     assert pushed(agent) == 3
+
+
+def test_what_a_document_names_goes_to_the_vm_before_it(cloud: Person, agent: Agent) -> None:
+    content = b"#!/bin/sh\n"
+    name = hashlib.sha256(content).hexdigest()
+    headers = {"Authorization": f"Bearer {cloud.token}"}
+    path = f"/v1/blobs/{name}"
+    assert cloud.client.put(path, data=b"other", headers=headers).status_code == 400
+    assert cloud.client.put(path, data=content, headers=headers).status_code == 200
+    guest = {"mac": "02:00:4c:00:00:0a", "user_data": name, "metadata": {}}
+    status, answer = push(cloud, 3, user_data={"guests": {"10.1.1.10": guest}})
+    assert (status, agent.machine.blobs) == (200, {name: content}), answer
 
 
 def test_a_vm_whose_agent_does_not_answer_is_said(cloud: Person, agent: Agent) -> None:

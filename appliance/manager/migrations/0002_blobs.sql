@@ -1,0 +1,6 @@
+-- What documents name by its SHA-256, so that a VM that is made anew can have it again.
+CREATE TABLE blobs (
+    sha256 TEXT NOT NULL PRIMARY KEY,
+    sealed TEXT NOT NULL,
+    kept {float} NOT NULL
+);

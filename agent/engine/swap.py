@@ -64,7 +64,7 @@ class Swap:
     def perform(
         self, plan: Plan, target: Target, spared: frozenset[str], phase: str
     ) -> tuple[frozenset[str], tuple[str, ...]]:
-        """Returns units of `spared` that do not start, and what to say of them."""
+        """Do the steps; returns units of `spared` that do not start, and what to say of them."""
         excused: set[str] = set()
         warnings: list[str] = []
         replaced = {

@@ -9,12 +9,7 @@ from agent.engine.model import Observed
 from agent.engine.store import Store
 from agent.engine.transaction import Engine
 from tests.unit.engine.documents import BOOT
-from tests.unit.engine.memory import (
-    MemoryHost,
-    OneWriter,
-    PlainDisk,
-    StillClock,
-)
+from tests.unit.engine.memory import MemoryHost, OneWriter, PlainDisk, StillClock
 from tests.unit.monitor.heard import Heard
 
 

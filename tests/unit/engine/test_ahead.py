@@ -4,15 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 from agent.engine.ahead import network
-from agent.engine.model import (
-    Address,
-    Desired,
-    Family,
-    Link,
-    PolicyRule,
-    Route,
-    Sysctl,
-)
+from agent.engine.model import Address, Desired, Family, Link, PolicyRule, Route, Sysctl
 
 NOTHING = Desired(
     files={},

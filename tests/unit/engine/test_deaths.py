@@ -4,16 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.model import (
-    Committed,
-    Observed,
-    Unchanged,
-)
+from agent.engine.model import Committed, Observed, Unchanged
 from tests.unit.engine.documents import router, with_forward, with_services, with_tunnels
 from tests.unit.engine.machine import Machine, same
-from tests.unit.engine.memory import (
-    Died,
-)
+from tests.unit.engine.memory import Died
 
 CHANGES = {
     "everything comes": (None, with_services(2)),

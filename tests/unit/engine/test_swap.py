@@ -1,11 +1,6 @@
 """The swap: what rules have counted is kept."""
 
-from agent.engine.model import (
-    Count,
-    CounterKey,
-    Family,
-    Table,
-)
+from agent.engine.model import Count, CounterKey, Family, Table
 from tests.unit.engine.machine import Machine
 
 

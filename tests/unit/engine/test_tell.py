@@ -1,8 +1,6 @@
 """What a transaction tells: an event for each way that it ends."""
 
-from agent.engine.model import (
-    Provisional,
-)
+from agent.engine.model import Provisional
 from agent.monitor.events import Kind
 from tests.unit.engine.documents import router, with_forward, with_services
 from tests.unit.engine.machine import Machine

@@ -15,14 +15,7 @@ from agent.engine.errors import (
     StaleGeneration,
 )
 from agent.engine.host import HostFull
-from agent.engine.model import (
-    Committed,
-    Degraded,
-    Provisional,
-    Refused,
-    RolledBack,
-    Unchanged,
-)
+from agent.engine.model import Committed, Degraded, Provisional, Refused, RolledBack, Unchanged
 from tests.unit.engine.documents import router, with_forward, with_services
 from tests.unit.engine.machine import Machine
 

@@ -2,16 +2,11 @@
 
 import json
 
-from agent.engine.model import (
-    Committed,
-    RolledBack,
-)
+from agent.engine.model import Committed, RolledBack
 from agent.engine.plan import describe
 from tests.unit.engine.documents import router, with_tunnels
 from tests.unit.engine.machine import Machine, same
-from tests.unit.engine.memory import (
-    CHARON,
-)
+from tests.unit.engine.memory import CHARON
 
 
 def test_tunnel_that_comes_leaves_the_others_alone(machine: Machine) -> None:

@@ -59,7 +59,7 @@ class Channel:
             except ssl.SSLWantWriteError:
                 await self.writable()
             except (ssl.SSLEOFError, ConnectionError) as error:
-                raise Closed(str(error)) from error
+                raise Closed(error.strerror or str(error)) from error
             else:
                 return
 
@@ -76,7 +76,7 @@ class Channel:
             except BLOCKED:
                 await self.readable()
             except OSError as error:
-                raise Closed(str(error)) from error
+                raise Closed(error.strerror or str(error)) from error
             else:
                 if not data:
                     raise Closed("the other side has closed")
@@ -168,7 +168,7 @@ class Channel:
         except ssl.SSLEOFError:
             return 0
         except OSError as error:
-            raise Closed(str(error)) from error
+            raise Closed(error.strerror or str(error)) from error
 
     def send(self, view: memoryview | bytes) -> int:
         """How many bytes went. Raises Closed, and BlockingIOError or OpenSSL's where none could.
@@ -180,7 +180,7 @@ class Channel:
         except BLOCKED:
             raise
         except OSError as error:
-            raise Closed(str(error)) from error
+            raise Closed(error.strerror or str(error)) from error
 
     @property
     def plain(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from appliance.lab.pki import Authority
 from appliance.lab.wait import wait_until
 from tests.unit.console.rig import (
+    CHALLENGE,
     KEY,
     Browser,
     Proxy,
@@ -106,3 +107,38 @@ def test_a_hypervisor_that_closes_ends_the_console(proxy: Proxy, screen: Screen,
     screen.close()
     assert browser.end() == (1011, "The hypervisor closed the console.")
     wait_until(lambda: proxy.session(name) is None, 10, "the end")
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_hypervisor_that_breaks_off_is_told(proxy: Proxy, name: str, step: int) -> None:
+    said = (b"RFB 003", b".008\n", b"\x01", b"\x02", CHALLENGE[:9], CHALLENGE[9:])
+
+    def talk(_: Screen, sock: socket.socket) -> None:
+        for piece in said[: step + 1]:
+            sock.sendall(piece)
+
+    screen = Screen(talk)
+    offered = proxy.offer(name, screen.port, credentials={"password": "secret"})
+    with pytest.raises(TurnedAway, match=r"The hypervisor closed the connection: [a-zA-Z ]+\.$"):
+        Browser(proxy, offer=offered).open()
+    wait_until(lambda: proxy.session(name) is None, 10, "the end")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "What answers at the hypervisor is no VNC server"),
+        (b"\x03\x00\x00\x13\x0e\xd0" + bytes(13), "What answers at the hypervisor is no VNC"),
+        (b"RFB 003.008\n\x00\x00\x00\x00\x0fToo many people", "refuses: Too many people"),
+        (b"RFB 003.008\n\x01\x05", "cannot do what the hypervisor offers: RA2"),
+    ],
+)
+def test_what_is_no_screen_is_told(proxy: Proxy, name: str, answer: bytes, why: str) -> None:
+    def talk(_: Screen, sock: socket.socket) -> None:
+        sock.sendall(answer)
+        while sock.recv(4096):
+            pass
+
+    screen = Screen(talk)
+    with pytest.raises(TurnedAway, match=why):
+        Browser(proxy, offer=proxy.offer(name, screen.port)).open()

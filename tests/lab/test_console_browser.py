@@ -117,7 +117,6 @@ def done(browser: Chromium, screen: Screen, command: str, there: str = "done") -
     file = screen.folder / there
     file.unlink(missing_ok=True)
     browser.move(300, 200)
-    browser.value("document.querySelector('#screen canvas').focus()")
     browser.type(f"{command} > part; mv part {there}\n")
     wait_until(file.exists, 30, f"{command}")
     return file.read_text().strip()

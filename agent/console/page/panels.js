@@ -139,12 +139,16 @@ export class Panels {
     // -- the bar ------------------------------------------------------------------------------
 
     _show(name) {
-        for (const one of ["keys", "text", "clipboard"]) {
+        const panels = ["keys", "text", "clipboard"];
+        const open = panels.some((one) => !$(one).hidden);
+        for (const one of panels) {
             $(one).hidden = one !== name;
             set($(`${one}-button`), "expanded", one === name);
         }
         if (name) {
             $(name).querySelector("select, div:not([hidden]) > textarea:not([readonly]), textarea")?.focus();
+        } else if (open) {
+            this._rfb?.focus();  // who closes a panel types on, into the guest
         }
     }
 

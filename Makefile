@@ -28,7 +28,7 @@ PACKAGES += $(shell $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || echo py
 .PHONY: help
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; \
-	do printf '  make %-11s %s\n' "$$name" "$$words"; done
+	do printf '  make %-12s %s\n' "$$name" "$$words"; done
 
 .PHONY: demo
 demo: .make/packages .make/venv ## Boot a small cloud, push a document, show everything working
@@ -49,7 +49,7 @@ test-image: .make/packages .make/venv ## Build an image and prove it in every wa
 
 .PHONY: test-fast
 test-fast: .make/venv ## Run the tests that need neither root nor the lab, in seconds
-	$(BIN)/pytest -q -m "not lab and not image" --numprocesses=$(JOBS)
+	$(BIN)/pytest -q -m "not lab and not image and not browser" --numprocesses=$(JOBS)
 
 .PHONY: lint
 lint: .make/venv ## Check types, style and the import contract

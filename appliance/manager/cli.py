@@ -71,6 +71,9 @@ def serve(
         str, typer.Option(help="The oldest agent that may be changed; 0 for any.")
     ] = __version__,
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Pushes at once.")] = 8,
+    days: Annotated[
+        int, typer.Option(min=1, help="Days that sessions, events and the audit are kept.")
+    ] = 90,
 ) -> None:
     """Run a manager until it is told to stop."""
     from appliance.manager import serve as serving
@@ -93,6 +96,7 @@ def serve(
         order=Order(order),
         least_agent=least_agent,
         parallel=parallel,
+        days=days,
     )
     doors = serving.Doors(
         api=serving.Endpoint.parse(listen),

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
-from appliance.manager import proxies, sessions, tables
+from appliance.manager import proxies, sessions
 from appliance.manager.agents import AgentMute, AgentRefused, Agents, Where
 from appliance.manager.assign import Order, Reason
 from appliance.manager.database import Database
@@ -306,8 +306,3 @@ class Consoles:
             return False
         log.info("session %s of %s goes on at %s", one.id, one.vm, place.proxy)
         return True
-
-    def forget_secrets(self, connection: Connection) -> None:
-        """Let go of what only live sessions need."""
-        over = tables.sessions.c.ended.is_not(None) & (tables.sessions.c.sealed != "")
-        connection.execute(update(tables.sessions).where(over).values(sealed=""))

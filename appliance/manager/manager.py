@@ -17,6 +17,7 @@ from appliance.manager.documents import PARALLEL, Documents
 from appliance.manager.follow import Follow
 from appliance.manager.operations import Operations
 from appliance.manager.seal import Seal, prove
+from appliance.manager.tidy import DAYS, Tidy
 from appliance.manager.vm_operations import VmOperations
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Settings:
     order: Order = Order.LEAST_LOADED
     least_agent: str = __version__  # the oldest agent that may be changed
     parallel: int = PARALLEL  # pushes at once
+    days: int = DAYS  # that sessions that are over, events and the audit are kept
 
 
 class Manager:
@@ -54,12 +56,13 @@ class Manager:
             parallel=settings.parallel,
         )
         self.beats = Beats(database, seal)
+        self._tidy = Tidy(database, settings.days)
         operations = Operations(database, consoles, seal), VmOperations(database, self.documents)
         self.app = create_app(database, operations, self._audit)
 
     def start(self, stop: threading.Event) -> tuple[threading.Thread, ...]:
         """Begin what goes on beside requests, until `stop`."""
-        works = (self._follow.run, self._audit.run, self.beats.run)
+        works = (self._follow.run, self._audit.run, self.beats.run, self._tidy.run)
         return tuple(_go(work, stop) for work in works)
 
     def close(self) -> None:

@@ -279,10 +279,15 @@ def reunite(connection: Connection, name: str, now: float) -> tuple[str, ...]:
         .where(sessions.c.proxy == name, sessions.c.ended.is_(None), exists(elsewhere))
         .order_by(sessions.c.id)
     ).scalars()
-    over = tuple(split)
-    for identity in over:
+    ended = tuple(split)
+    for identity in ended:
         end(connection, identity, MOVED, now)
-    return over
+    return ended
+
+
+def over(why: str, now: float) -> dict[str, object]:
+    """A session's values when it ends: what it needed to be had at a proxy goes."""
+    return {"state": "ended", "ended": now, "why": why, "sealed": ""}
 
 
 def end(connection: Connection, identity: str, why: str, now: float) -> bool:
@@ -291,7 +296,7 @@ def end(connection: Connection, identity: str, why: str, now: float) -> bool:
         connection.execute(
             update(sessions)
             .where(sessions.c.id == identity, sessions.c.ended.is_(None))
-            .values(state="ended", ended=now, why=why)
+            .values(**over(why, now))
         ).rowcount
     )
 
@@ -318,7 +323,7 @@ def give_up(connection: Connection, now: float, after: float) -> tuple[str, ...]
     found = connection.execute(
         update(sessions)
         .where(sessions.c.ended.is_(None), sessions.c.proxy.in_(dead))
-        .values(state="ended", ended=now, why=LOST)
+        .values(**over(LOST, now))
         .returning(sessions.c.id)
     )
     return tuple(sorted(found.scalars()))

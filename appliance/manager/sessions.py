@@ -242,7 +242,7 @@ def expire(connection: Connection, now: float, after: float) -> tuple[str, ...]:
     found = connection.execute(
         update(sessions)
         .where(sessions.c.state == State.RESERVED.value, sessions.c.placed < now - after)
-        .values(state=State.ENDED.value, ended=now, why=NOT_OFFERED)
+        .values(**places.over(NOT_OFFERED, now))
         .returning(sessions.c.id)
     )
     return tuple(sorted(found.scalars()))

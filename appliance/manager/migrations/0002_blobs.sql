@@ -4,3 +4,7 @@ CREATE TABLE blobs (
     sealed TEXT NOT NULL,
     kept {float} NOT NULL
 );
+
+-- What is old is found by its time.
+CREATE INDEX events_by_time ON events (received);
+CREATE INDEX audit_by_time ON audit (at);

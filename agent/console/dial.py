@@ -17,6 +17,7 @@ from agent.console.sessions import Credentials, Session
 from agent.console.targets import Target, TargetKind
 from agent.console.websocket import FrameReader, ProtocolError, client_frame
 
+_MISMATCHES = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 CONNECT_TIME = 5.0  # seconds
 HANDSHAKE_TIME = 10.0  # seconds, from the connection to the screen
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -163,7 +164,10 @@ def why(error: BaseException) -> str | None:
             text = str(error)
             return f"{text[0].upper()}{text[1:]}."
         case ssl.SSLCertVerificationError():
-            return f"The hypervisor's certificate is not believed: {error.verify_message}."
+            # OpenSSL would say for which name or address, which is none of the user's affair.
+            other = error.verify_code in _MISMATCHES
+            said = "it is for another name" if other else error.verify_message
+            return f"The hypervisor's certificate is not believed: {said}."
         case ssl.SSLError():
             return f"TLS with the hypervisor failed: {error.reason or 'it ended'}."
         case Closed():
@@ -188,6 +192,14 @@ def _refused(known: Mapping[bytes, str], status: Sequence[bytes]) -> str:
     """What a status says, of a hypervisor that answers with another than the one hoped for."""
     code = status[1] if len(status) > 1 else b""
     return known.get(code, "the hypervisor refuses the console")
+
+
+def detail(error: Unreachable) -> str:
+    """What the log says of it besides, and no user is told."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _MISMATCHES:
+        return f" ({cause.verify_message})"
+    return ""
 
 
 async def _connect_method(link: Channel, target: Target, credentials: Credentials) -> None:

@@ -24,7 +24,7 @@ from agent.console import configuration, http, pages, plugins, websocket, wire
 from agent.console.bridge import Bridge
 from agent.console.channel import Channel, Closed
 from agent.console.configuration import Configuration, Listener, Service
-from agent.console.dial import Screen, Unreachable, dial, follow, why
+from agent.console.dial import Screen, Unreachable, detail, dial, follow, why
 from agent.console.http import BadRequest, Request
 from agent.console.limits import Buckets, HalfOpen, source_key
 from agent.console.link import Link
@@ -416,7 +416,7 @@ class Worker:
                 await browser.write(init.encoded(session.title))
         except Unreachable as error:
             self._close_screen(screen)
-            log.warning("session %s: %s", session.id, error)
+            log.warning("session %s: %s%s", session.id, error, detail(error))
             self._end_unopened(going, End.REFUSED_BY_SCREEN)
             await self._turn_away(browser, version, str(error))
             return

@@ -121,7 +121,7 @@ def test_vmwares_console_opens_once_with_its_ticket(
         ("console", "has no such console: 404 Not Found"),
         ("limit", "refuses the console: 503 Connection Limit Exceeded"),
         ("CA", "certificate is not believed: self-signed certificate in|not believed: unable to"),
-        ("name", "certificate is not believed: Hostname mismatch"),
+        ("name", "certificate is not believed: it is for another name"),
         ("no CA", "no CA to know the hypervisor by"),
         ("tls", "closed the connection"),
         ("head", "closed the connection"),
@@ -157,7 +157,7 @@ def test_why_xenservers_console_does_not_open(
     [
         ("ticket", r"ticket is not valid \(any more\): 404 Not Found"),
         ("CA", "certificate is not believed"),
-        ("name", "certificate is not believed: Hostname mismatch"),
+        ("name", "certificate is not believed: it is for another name"),
         ("accept", "what answers at the hypervisor is no WebSocket"),
         ("middle", "closed the connection"),
     ],

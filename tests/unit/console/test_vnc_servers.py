@@ -73,7 +73,8 @@ def test_vencrypt_with_a_client_certificate(
     ("case", "why"),
     [
         ("another CA", "certificate is not believed"),
-        ("another name", "certificate is not believed"),
+        ("another name", "certificate is not believed: it is for another name"),
+        ("another address", "certificate is not believed: it is for another name"),
         ("no CA", "no CA to know it by"),
         ("no client certificate", "TLS with the hypervisor failed|closed the connection"),
     ],
@@ -82,7 +83,8 @@ def test_a_hypervisor_that_cannot_be_believed(
     proxy: Proxy, name: str, tmp_path: Path, case: str, why: str
 ) -> None:
     ca, other = Authority.create("hypervisors"), Authority.create("others")
-    server = ca.issue("kvm7.example", addresses=[own_address()])
+    address = "192.0.2.9" if case == "another address" else own_address()
+    server = ca.issue("kvm7.example", addresses=[address])
     client = ca.issue("console-proxy")
     screen = Screen(with_vencrypt(260, tls_context(server, tmp_path, ca.identity.certificate)))
     credentials = {"ca": ca.identity.certificate}
@@ -95,9 +97,13 @@ def test_a_hypervisor_that_cannot_be_believed(
         credentials = {"ca": ca.identity.certificate}
     target = {"name": "kvm8.example"} if case == "another name" else {}
     offered = proxy.offer(name, screen.port, credentials=credentials, target=target)
-    with pytest.raises(TurnedAway, match=why):
+    with pytest.raises(TurnedAway, match=why) as told:
         Browser(proxy, offer=offered).open()
     assert screen.heard == b""
+    for word in (own_address(), "kvm8.example"):
+        assert word not in str(told.value)  # where the hypervisor is, is none of the user's affair
+    if case == "another name":
+        assert "not valid for 'kvm8.example'" in proxy.log
 
 
 def test_a_hypervisor_that_closes_ends_the_console(proxy: Proxy, screen: Screen, name: str) -> None:

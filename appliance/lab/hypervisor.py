@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from appliance import tools
@@ -23,6 +24,7 @@ from appliance.lab.wait import wait_until
 _NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs")
 _SOCKETS = Path("/tmp/.X11-unix")  # noqa: S108 - where X servers and their clients meet
 _GEOMETRY = "640x400"
+_DISPLAYS = range(100, 200)
 _TERMINAL = (
     "-fa",
     "Monospace",
@@ -76,25 +78,32 @@ class Hypervisor(Node):
         if not _SOCKETS.exists():
             _SOCKETS.mkdir()
             _SOCKETS.chmod(stat.S_ISVTX | 0o777)
-        server = ["Xtigervnc", "-displayfd", "1", "-rfbport", str(port), "-interface", self.address]
+        server = ["-rfbport", str(port), "-interface", self.address]
         server += ["-geometry", _GEOMETRY, "-depth", "24", "-nolisten", "tcp"]
         server += ["-desktop", guest.name, "-SecurityTypes", "X509None"]
         server += ["-X509Cert", certificate.name, "-X509Key", key.name]
-        screen = self._run(folder, server, self)
-        number = screen[1].strip()
-        (folder / "display").write_text(number)
-        env = [f"DISPLAY=:{number}", f"PS1={guest.name}$ ", "TERM=xterm", f"HOME={folder}"]
+        display, screen = self._display(folder, server, port)
+        env = [f"DISPLAY={display}", f"PS1={guest.name}$ ", "TERM=xterm", f"HOME={folder}"]
         shell = ["env", *env, "xterm", *_TERMINAL, "-title", guest.name, "-e", "sh"]
-        terminal = self._run(folder, shell, guest, hear=False)
-        wait_until(lambda: self.reaches(self.address, port), 20, f"a screen of {self.name}")
-        return Screen(
-            self.address,
-            port,
-            {"ca": Keys.load(self.keys_folder).authority.identity.certificate},
-            folder,
-            (screen[0], terminal[0]),
-            f":{number}",
-        )
+        terminal = self._run(folder, shell, guest)
+        ca = Keys.load(self.keys_folder).authority.identity.certificate
+        return Screen(self.address, port, {"ca": ca}, folder, (screen, terminal), display)
+
+    def _display(self, folder: Path, arguments: Sequence[str], port: int) -> tuple[str, Process]:
+        """Start an X server at the first number that nobody on this machine has (its lock)."""
+        for number in _DISPLAYS:
+            if (_SOCKETS.parent / f".X{number}-lock").exists():
+                continue
+            process = self._run(folder, ["Xtigervnc", f":{number}", *arguments], self)
+            wait_until(partial(self._settled, process, port), 20, f"a screen of {self.name}")
+            if process.alive:
+                (folder / "display").write_text(str(number))
+                return f":{number}", process
+        raise ApplianceError(f"{self.name} has no screen at port {port}", f"see {folder / 'log'}")
+
+    def _settled(self, process: Process, port: int) -> bool:
+        """Has this server begun, or ended?"""
+        return not process.alive or self.reaches(self.address, port)
 
     def firmware(self, port: int = 5907, password: str = "firmware") -> Screen:  # noqa: S107
         """A machine without a disk: its firmware's screen. X509VNC, with the proxy's certificate.
@@ -114,7 +123,7 @@ class Hypervisor(Node):
         argv += ["-object", creds, "-object", "secret,id=vnc,file=password"]
         number = port - 5900
         argv += ["-vnc", f"{self.address}:{number},tls-creds=tls,password-secret=vnc"]
-        process = self._run(folder, argv, self, hear=False)
+        process = self._run(folder, argv, self)
         wait_until(lambda: self.reaches(self.address, port), 30, f"a screen of {self.name}")
         client = keys.authority.issue("v-2-vm")
         credentials = {
@@ -123,7 +132,7 @@ class Hypervisor(Node):
             "certificate": client.certificate,
             "key": client.key,
         }
-        return Screen(self.address, port, credentials, folder, (process[0],))
+        return Screen(self.address, port, credentials, folder, (process,))
 
     def _folder(self, name: str) -> Path:
         """A folder that nobody can write to, and nobody but nobody can reach."""
@@ -140,23 +149,14 @@ class Hypervisor(Node):
             os.chown(path, 65534, 65534)
         return paths
 
-    def _run(
-        self, folder: Path, argv: Sequence[str], node: Node, *, hear: bool = True
-    ) -> tuple[Process, str]:
-        """Start a program as nobody in this folder, in a node's network.
-
-        With `hear`, also the first line that it says: a number.
-        """
+    def _run(self, folder: Path, argv: Sequence[str], node: Node) -> Process:
+        """Start a program as nobody in this folder, in a node's network."""
         # The folder is entered before root is given up, which alone can reach it.
         inside = ["env", f"--chdir={folder}", *_NOBODY, "sh", "-c", 'exec "$@" 2>>log', "sh", *argv]
-        process = spawn(node.argv(inside), pipe=hear)
-        line = ""
-        if hear and process.stdout is not None:
-            line = process.stdout.readline().decode(errors="replace")
-        identity = Process.of(process.pid)
-        if identity is None or (hear and not line.strip().isdigit()):
+        process = Process.of(spawn(node.argv(inside)).pid)
+        if process is None:
             raise ApplianceError(f"{argv[0]} on {node.name} ended", f"see {folder / 'log'}")
-        return identity, line
+        return process
 
     def tidy(self) -> None:
         """Remove what X servers that were killed have left beside the lab."""

@@ -3,11 +3,12 @@
 import json
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from appliance.errors import ApplianceError
-from appliance.lab import Lab, state
+from appliance.lab import Lab, consoles, state
 from appliance.lab.node import NoLease
 from appliance.lab.process import Identity
 from appliance.lab.wait import wait_until
@@ -53,6 +54,26 @@ def test_down_leaves_no_trace() -> None:
     assert traces(lab.name)
     lab.down()
     assert traces(lab.name) == []
+
+
+def test_screens_and_the_port_that_leads_to_them_leave_no_trace() -> None:
+    lab = Lab.up("console", name=lab_name())
+    for vm in lab.vms.values():
+        vm.wait_ready()
+    port = urlsplit(consoles.show(lab, "vm1").url).port
+    screen = consoles.screen_of(lab, "vm1")
+    another = lab.hypervisor.desktop(lab.guests["vm1"], 5907)
+    numbers = [(one.folder / "display").read_text() for one in (screen, another)]
+    assert numbers[0] != numbers[1]
+    places = [Path(f"/tmp/.X11-unix/X{number}") for number in numbers]
+    places += [Path(f"/tmp/.X{number}-lock") for number in numbers]
+    assert all(map(Path.exists, places))
+    server = f"0100007F:{port:04X} 00000000:0000 0A"
+    assert server in Path("/proc/net/tcp").read_text()
+    lab.down()
+    assert traces(lab.name) == []
+    assert not any(map(Path.exists, places))
+    assert server not in Path("/proc/net/tcp").read_text()
 
 
 def test_a_half_built_lab_goes_down() -> None:

@@ -17,7 +17,7 @@ _MOST_ENCODINGS = 512
 _LONGEST_TEXT = 16 * 1024 * 1024
 
 _EXTENDED_CLIPBOARD = 0xC0A1E5CE
-_MORE_BUTTONS = 0xFFFFFEC4  # -316: pointer messages of seven bytes, which cannot be told apart
+_MORE_BUTTONS = 0xFFFFFEC4  # -316: pointer messages have seven bytes where the eighth bit is set
 
 
 class NotRfb(Exception):
@@ -53,6 +53,7 @@ class ClientFilter:
         self._through = 0  # bytes of a long message that are still to come
         self._passing = True  # and whether they go on
         self._blind = False
+        self._more = False  # may pointer messages have a byte for more buttons?
         self.inputs = 0
         self.left_out = 0  # messages
         self.pixels: bytes | None = None  # the last form of pixels that was asked for
@@ -81,6 +82,8 @@ class ClientFilter:
                 at += step
                 continue
             length = _whole(data, at)
+            if self._more and data[at] == _POINTER and data[at + 1 : at + 2] >= b"\x80":
+                length = 7
             if length is None:
                 passed.append(data[kept:at])
                 return self._unknown(data[at:], passed)
@@ -121,8 +124,10 @@ class ClientFilter:
             return self._pixels(data[at + 4 : at + 20])
         if kind in {_UPDATE, _CONTINUOUS}:
             self._fixed = True
-        if kind == _ENCODINGS and not self._rule.free:
-            return self._fewer_encodings(data[at : at + length])
+        if kind == _ENCODINGS:
+            if not self._rule.free:
+                return self._fewer_encodings(data[at : at + length])
+            self._more = _MORE_BUTTONS in _encodings(data[at : at + length])
         return None
 
     def _pixels(self, pixels: bytes) -> bytes | None:
@@ -150,14 +155,17 @@ class ClientFilter:
 
     def _fewer_encodings(self, message: bytes) -> bytes:
         """Nothing that the proxy could not read; an extended clipboard only where it is free."""
-        encodings = struct.unpack_from(f">{(len(message) - 4) // 4}I", message, 4)
         left = [
             encoding
-            for encoding in encodings
+            for encoding in _encodings(message)
             if encoding not in {_EXTENDED_CLIPBOARD, _MORE_BUTTONS}
             and (not self._read or known(encoding))
         ]
         return struct.pack(f">BxH{len(left)}I", _ENCODINGS, len(left), *left)
+
+
+def _encodings(message: bytes) -> tuple[int, ...]:
+    return struct.unpack_from(f">{(len(message) - 4) // 4}I", message, 4)
 
 
 def _whole(data: bytes, at: int) -> int | None:

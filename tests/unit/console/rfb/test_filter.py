@@ -132,3 +132,19 @@ def test_noise_is_passed_or_refused_and_never_kept(noise: list[bytes], policy: P
         except NotRfb:
             return
     assert passed <= came
+
+
+@given(st.lists(st.integers(0, 8), max_size=20))
+def test_a_pointer_with_more_buttons_is_one_message(sizes: list[int]) -> None:
+    more = struct.pack(">BBHHB", 5, 0x80 | 1, 10, 20, 1)
+    clients = ClientFilter(FREE)
+    said = encodings(7, -316) + more + POINTER + more + KEY + UPDATE
+    assert b"".join(map(clients.feed, cut(said, sizes))) == said
+    assert clients.inputs == 4
+    assert clients.feed(UPDATE) == UPDATE
+    assert clients.inputs == 4  # it still reads, and sees that nobody does anything
+    # Who did not ask for it has an eighth button, and six bytes.
+    plain = ClientFilter(FREE)
+    eighth = struct.pack(">BBHH", 5, 0x80, 10, 20)
+    assert plain.feed(encodings(7) + eighth + KEY) == encodings(7) + eighth + KEY
+    assert plain.inputs == 2

@@ -8,6 +8,8 @@ import { Panels } from "./panels.js";
 const RETRY = [500, 1000, 2000, 4000, 8000, 8000, 8000, 8000];  // milliseconds
 // Closed for good: by the user, by policy or management, because the hypervisor's screen is gone.
 const FINAL = new Set([1000, 1002, 1003, 1008, 1009, 1011]);
+// What a proxy says that knows nothing of the secret: perhaps it is another one, and not told yet.
+const UNKNOWN = "This console link is not valid";
 const AGAIN = "A link opens once, within a minute or so, and from where it was asked for.";
 const LOST = "The connection was lost", SILENT = "No connection to the console proxy";
 const screen = document.getElementById("screen");
@@ -78,7 +80,8 @@ async function open() {
     rfb.addEventListener("disconnect", () => {
         rfb = null;
         panels.enable(false);
-        if (told || FINAL.has(end.code)) {
+        const early = ever && told.startsWith(UNKNOWN) && tries < RETRY.length;
+        if (!early && (told || FINAL.has(end.code))) {
             say("ended", told || end.reason || "The console is closed.", AGAIN);
         } else if (secret === null || tries >= RETRY.length) {
             say("ended", `${ever ? LOST : SILENT}. Open the console again.`, AGAIN);

@@ -71,6 +71,10 @@ def serve(
         str, typer.Option(help="The oldest agent that may be changed; 0 for any.")
     ] = __version__,
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Pushes at once.")] = 8,
+    balancer: Annotated[
+        str | None,
+        typer.Option(help="The address of what does TLS before it, and sets X-Forwarded-For."),
+    ] = None,
     days: Annotated[
         int, typer.Option(min=1, help="Days that sessions, events and the audit are kept.")
     ] = 90,
@@ -104,6 +108,7 @@ def serve(
         certificate=certificate,
         key=certificate_key,
         heartbeats=serving.Endpoint.parse(heartbeats) if heartbeats else None,
+        balancer=balancer,
     )
     serving.run(Database(database), settings, doors)
 

@@ -165,7 +165,18 @@ class Follow:
         # Whoever has just begun has not listened long enough to call anybody silent.
         if now - self._begun > SILENT:
             self._silence(now)
-        self._consoles.rescue()
+
+    def rescue(self, stop: threading.Event) -> None:
+        """Offer sessions whose proxy is lost to others, until told to stop.
+
+        Beside `run`, for a proxy that does not answer must not keep this manager from saying that
+        it follows the others.
+        """
+        while not stop.wait(EVERY):
+            try:
+                self._consoles.rescue()
+            except Exception:
+                log.exception("sessions could not be moved")
 
     def _silence(self, now: float) -> None:
         def look(connection: Connection) -> tuple[str, ...]:

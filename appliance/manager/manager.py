@@ -62,7 +62,13 @@ class Manager:
 
     def start(self, stop: threading.Event) -> tuple[threading.Thread, ...]:
         """Begin what goes on beside requests, until `stop`."""
-        works = (self._follow.run, self._audit.run, self.beats.run, self._tidy.run)
+        works = (
+            self._follow.run,
+            self._follow.rescue,
+            self._audit.run,
+            self.beats.run,
+            self._tidy.run,
+        )
         return tuple(_go(work, stop) for work in works)
 
     def close(self) -> None:

@@ -76,6 +76,7 @@ class Doors:
     certificate: Path | None = None  # what VMs are shown that push events
     key: Path | None = None
     heartbeats: Endpoint | None = None
+    balancer: str | None = None  # does TLS, and says in X-Forwarded-For who comes
 
 
 def run(database: Database, settings: Settings, doors: Doors) -> None:
@@ -95,7 +96,7 @@ def run(database: Database, settings: Settings, doors: Doors) -> None:
     log.info("manager %s answers at %s", settings.name, Endpoint(host, port))
     try:
         with contextlib.suppress(SystemExit):
-            _server(manager.app, listener).run()
+            _server(manager.app, listener, doors.balancer).run()
     finally:
         stop.set()
         for thread in threads:
@@ -133,7 +134,10 @@ def _go(work: Work, stop: threading.Event) -> threading.Thread:
     return thread
 
 
-def _server(app: Any, listener: socket.socket) -> Any:
+def _server(app: Any, listener: socket.socket, balancer: str | None) -> Any:
+    believed = {} if balancer is None else {
+        "trusted_proxy": balancer, "trusted_proxy_headers": {"x-forwarded-for"},
+    }  # fmt: skip
     return create_server(
         app,
         sockets=[listener],
@@ -145,4 +149,5 @@ def _server(app: Any, listener: socket.socket) -> Any:
         ident="sysvm",
         clear_untrusted_proxy_headers=True,
         expose_tracebacks=False,
+        **believed,
     )

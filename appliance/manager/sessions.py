@@ -174,12 +174,15 @@ class Lost:
     sealed: str
 
 
-def lost(connection: Connection, limit: int = 100) -> tuple[Lost, ...]:
-    """Sessions that can be had at another proxy: their pages come back with a secret."""
+def lost(connection: Connection, identity: str | None = None, limit: int = 100) -> tuple[Lost, ...]:
+    """Sessions that can be had at another proxy: their pages come back with a secret.
+
+    All of them, or this one if it is lost.
+    """
     gone = ~proxies.c.up | (
         (proxies.c.draining | proxies.c.drained_there) & (sessions.c.state == State.WAITING.value)
     )
-    found = connection.execute(
+    query = (
         select(*(sessions.c[name] for name in Lost.__slots__))
         .join(proxies, proxies.c.name == sessions.c.proxy)
         .where(
@@ -192,7 +195,9 @@ def lost(connection: Connection, limit: int = 100) -> tuple[Lost, ...]:
         .order_by(sessions.c.created)
         .limit(limit)
     )
-    return tuple(Lost(**row) for row in found.mappings())
+    if identity is not None:
+        query = query.where(sessions.c.id == identity)
+    return tuple(Lost(**row) for row in connection.execute(query).mappings())
 
 
 def move(
@@ -202,7 +207,7 @@ def move(
 
     None where it is not lost any more.
     """
-    if one not in lost(connection, limit=10_000):
+    if one not in lost(connection, one.id):
         return None
     everyone = places.all_candidates(connection)
     found = candidates(everyone, there(connection, one.vm), one.zone, order)

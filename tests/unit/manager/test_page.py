@@ -10,14 +10,12 @@ from appliance.lab.wait import wait_until
 from appliance.manager import access, fleet, happenings
 from appliance.manager.access import Role
 from appliance.manager.database import Database
-from tests.unit.console import chromium
-from tests.unit.console.chromium import Chromium
+from tests.unit.console.chromium import PROGRAM, Chromium, browsing
 from tests.unit.manager.agent import Agent, Keys, agents
 from tests.unit.manager.process import Process, running
 from tests.unit.manager.test_killed import TARGET, Cloud
 from tests.unit.manager.test_vms import event
 
-pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="chromium is not installed")
 HEALTH = ("ok", "ok", "warning", "silent")
 
 
@@ -45,6 +43,15 @@ def manager(keys: Keys, tmp_path: Path, database: Database) -> Iterator[Process]
     url = f"sqlite:///{tmp_path}/manager.db"
     with running(url, keys, tmp_path, "m1", "--least-agent", "0.1.0") as made:
         yield made
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chromium]:
+    if PROGRAM is None:
+        pytest.skip("chromium is not installed")
+    with browsing(tmp_path / "profile") as one:
+        one.size(1360, 900)
+        yield one
 
 
 def populate(manager: Process, database: Database, proxies: list[Agent]) -> Cloud:
@@ -96,45 +103,40 @@ def rows(browser: Chromium, name: str) -> list[str]:
 
 
 def test_the_page_shows_what_there_is_and_disconnects(
-    manager: Process, database: Database, two: list[Agent], tmp_path: Path
+    manager: Process, database: Database, two: list[Agent], browser: Chromium, tmp_path: Path
 ) -> None:
     populate(manager, database, two)
     root = database.write(lambda c: access.make(c, "root", Role.OPERATE, 0.0))
-    browser = Chromium(tmp_path / "profile")
-    try:
-        browser.size(1360, 900)
-        browser.go(manager.url + "/")
-        ready = f"location.href === '{manager.url}/' && document.readyState === 'complete'"
-        wait_until(lambda: browser.value(ready), 60, "the page is there")
-        assert browser.seen("token")
-        browser.value("document.getElementById('token').value = 'sysvm_' + 'x'.repeat(43)")
-        browser.value("document.getElementById('enter').requestSubmit()")
-        wait_until(lambda: "valid" in browser.text("state"), 60, "a stranger is refused")
-        assert not browser.seen("all")
-        browser.value(f"document.getElementById('token').value = '{root.token}'")
-        browser.value("document.getElementById('enter').requestSubmit()")
-        wait_until(lambda: browser.seen("all"), 60, "it shows what there is")
-        wait_until(lambda: "7.7 MiB" in str(rows(browser, "sessions")), 60, "bytes are counted")
-        assert len(rows(browser, "proxies")) == 2
-        assert ["requires upgrade" in row for row in rows(browser, "vms")] == [
-            False, False, True, False,
-        ]  # fmt: skip
-        # Events come by themselves, as text whatever they say.
-        say(database, "document.committed", "info", "revision 3 (generation 10) runs, by push")
-        say(database, "service.died", "warning", "dnsmasq ended: killed (SIGKILL)")
-        say(database, "service.recovered", "info", "dnsmasq answers again after 0.051 s")
-        wait_until(lambda: "0.051" in str(rows(browser, "events")), 60, "the events are shown")
-        browser.picture(tmp_path / "manager.png")
-        say(database, "service.died", "alert", "<img src=x onerror=alert(1)>")
-        wait_until(lambda: "<img" in str(rows(browser, "events")), 60, "the event is shown")
-        assert browser.value("document.images.length") == 0
-        browser.value("document.querySelector('[aria-label^=\"Disconnect bob\"]').click()")
-        wait_until(lambda: "bob" not in str(rows(browser, "sessions")), 60, "bob is gone")
-        assert sum(len(one.machine.table) for one in two) == 2
-        browser.value("document.querySelector('[aria-label=\"Drain v-1-vm\"]').click()")
-        wait_until(lambda: "draining" in rows(browser, "proxies")[0], 60, "it is drained")
-        browser.press("leave")
-        assert not browser.seen("all")
-        assert browser.value("sessionStorage.length") == 0
-    finally:
-        browser.close()
+    browser.go(manager.url + "/")
+    ready = f"location.href === '{manager.url}/' && document.readyState === 'complete'"
+    wait_until(lambda: browser.value(ready), 60, "the page is there")
+    assert browser.seen("token")
+    browser.value("document.getElementById('token').value = 'sysvm_' + 'x'.repeat(43)")
+    browser.value("document.getElementById('enter').requestSubmit()")
+    wait_until(lambda: "valid" in browser.text("state"), 60, "a stranger is refused")
+    assert not browser.seen("all")
+    browser.value(f"document.getElementById('token').value = '{root.token}'")
+    browser.value("document.getElementById('enter').requestSubmit()")
+    wait_until(lambda: browser.seen("all"), 60, "it shows what there is")
+    wait_until(lambda: "7.7 MiB" in str(rows(browser, "sessions")), 60, "bytes are counted")
+    assert len(rows(browser, "proxies")) == 2
+    assert ["requires upgrade" in row for row in rows(browser, "vms")] == [
+        False, False, True, False,
+    ]  # fmt: skip
+    # Events come by themselves, as text whatever they say.
+    say(database, "document.committed", "info", "revision 3 (generation 10) runs, by push")
+    say(database, "service.died", "warning", "dnsmasq ended: killed (SIGKILL)")
+    say(database, "service.recovered", "info", "dnsmasq answers again after 0.051 s")
+    wait_until(lambda: "0.051" in str(rows(browser, "events")), 60, "the events are shown")
+    browser.picture(tmp_path / "manager.png")
+    say(database, "service.died", "alert", "<img src=x onerror=alert(1)>")
+    wait_until(lambda: "<img" in str(rows(browser, "events")), 60, "the event is shown")
+    assert browser.value("document.images.length") == 0
+    browser.value("document.querySelector('[aria-label^=\"Disconnect bob\"]').click()")
+    wait_until(lambda: "bob" not in str(rows(browser, "sessions")), 60, "bob is gone")
+    assert sum(len(one.machine.table) for one in two) == 2
+    browser.value("document.querySelector('[aria-label=\"Drain v-1-vm\"]').click()")
+    wait_until(lambda: "draining" in rows(browser, "proxies")[0], 60, "it is drained")
+    browser.press("leave")
+    assert not browser.seen("all")
+    assert browser.value("sessionStorage.length") == 0

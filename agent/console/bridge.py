@@ -27,10 +27,12 @@ from agent.console.websocket import HEADROOM, FrameReader, ProtocolError, client
 PIECE = 256 * 1024 - HEADROOM
 # And for a browser that did not take everything lately: it sees each piece when all of it has come.
 LEAST = 64 * 1024 - HEADROOM
-_SPLICED = 512 * 1024  # bytes that the kernel hands on at once
-# Bytes that wait in the kernel, on their way to a browser and from a screen. By itself it would let
-# a stalled browser have eight MiB there, and what somebody types wait behind as many.
-_QUEUED = 256 * 1024
+_SPLICED = 256 * 1024  # bytes that the kernel hands on at once
+# Bytes that wait in the kernel, on their way to a browser and from a screen (which the kernel
+# doubles). By itself it would let a stalled browser have eight MiB there, and what somebody types
+# wait behind as many.
+_TO_BROWSER = 128 * 1024
+_FROM_SCREEN = 256 * 1024
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; what is on its way has no bound, for browsers far away
 _TURNS = 4  # reads before the others have their turn
 _FAST = 1024 * 1024.0  # bytes a second that a browser may send in the long run
@@ -101,8 +103,8 @@ class Bridge:
             self._from_browser_bytes(ahead)
         if not self.over:
             with contextlib.suppress(OSError):  # no TCP, in tests
-                self.browser.sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _QUEUED)
-            self.screen.channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUED)
+                self.browser.sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _TO_BROWSER)
+            self.screen.channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _FROM_SCREEN)
             self._watch_screen()
             self._watch_browser()
 
@@ -402,7 +404,7 @@ def _way() -> tuple[int, int]:
     if _pipe is None:
         _pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         with contextlib.suppress(PermissionError):  # more than this user may have
-            fcntl.fcntl(_pipe[1], fcntl.F_SETPIPE_SZ, 2 * _SPLICED)
+            fcntl.fcntl(_pipe[1], fcntl.F_SETPIPE_SZ, 4 * _SPLICED)
     return _pipe
 
 

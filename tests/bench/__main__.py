@@ -14,12 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import ApplianceError
-from tests.bench import changes, footprint, image, losses, manager, monitor, packets, report
+from tests.bench import (
+    changes,
+    console,
+    footprint,
+    image,
+    losses,
+    manager,
+    monitor,
+    packets,
+    report,
+)
 from tests.bench.router import Json, router
 
 RESULTS = Path("build/bench/results.json")
-PARTS = ("changes", "rebuild", "losses", "footprint", "packets", "monitor", "manager", "image")
-APART = ("image", "monitor", "manager")  # whose tables are written alone as well
+PARTS = (
+    *("changes", "rebuild", "losses", "footprint", "packets"),
+    *("monitor", "manager", "console", "image"),
+)
+APART = ("image", "monitor", "manager", "console")  # whose tables are written alone as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,7 @@ class Sizes:
     hangs: int
     assignments: int
     beats: int  # seconds
+    console: console.Sizes
     image_boots: int
     image_guests: Mapping[int, int]  # and the machine's memory in MiB for each
 
@@ -63,6 +77,7 @@ FULL = Sizes(
     hangs=5,
     assignments=2000,
     beats=30,
+    console=console.FULL,
     image_boots=2,
     image_guests=image.MEMORY,
 )
@@ -83,6 +98,7 @@ QUICK = Sizes(
     hangs=1,
     assignments=200,
     beats=10,
+    console=console.QUICK,
     image_boots=1,
     image_guests={50: image.MEMORY[50]},
 )
@@ -212,6 +228,10 @@ def _manager(sizes: Sizes, say: Say) -> Json:
     return manager.measure(count=sizes.assignments, seconds=sizes.beats, say=say)
 
 
+def _console(sizes: Sizes, say: Say) -> Json:
+    return console.measure(sizes.console, say)
+
+
 def _image(sizes: Sizes, say: Say) -> Json:
     return image.measure(boots=sizes.image_boots, sizes=sizes.image_guests, say=say)
 
@@ -224,6 +244,7 @@ _MEASURES: Mapping[str, Callable[[Sizes, Say], object]] = {
     "packets": _packets,
     "monitor": _monitor,
     "manager": _manager,
+    "console": _console,
     "image": _image,
 }
 

@@ -10,6 +10,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from tests.bench.console_report import KINDS, lighter, ratio
 from tests.bench.losses import HTTP
 from tests.bench.samples import p50
 from tests.bench.targets import CLOUDSTACK
@@ -23,6 +24,8 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
         _apply(results, folder / "performance-apply.png")
     if results.get("losses"):
         _latency(results["losses"], folder / "performance-latency.png")
+    if results.get("console"):
+        _console(results["console"], folder / "performance-console.png")
 
 
 def _apply(results: Mapping[str, Any], path: Path) -> None:
@@ -72,6 +75,33 @@ def _latency(result: Mapping[str, Any], path: Path) -> None:
     axis.set_ylabel("slowest request of 0.5 s, ms")
     axis.grid(visible=True, axis="y", color="#d0d7de", linewidth=0.6)
     axis.legend(frameon=False, ncols=4, loc="upper left")
+    _save(figure, path)
+
+
+def _console(result: Mapping[str, Any], path: Path) -> None:
+    """Our proxy and the floor, as shares of what stock websockify uses."""
+    chosen = {
+        "down": "CPU, GiB to the browser",
+        "up": "CPU, GiB from browsers",
+        "trip": "CPU, key and answer",
+        "open_cpu": "CPU, session opened",
+        "session": "memory, idle session",
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True, layout="constrained")
+    for axis, kind in zip(axes, KINDS, strict=True):
+        for offset, name, color in ((0.2, "ours", _OURS), (-0.2, "haproxy", _FLOOR)):
+            shares = [
+                lighter(result, kind, name) if one == "session" else ratio(result, kind, name, one)
+                for one in chosen
+            ]
+            places = [-number + offset for number in range(len(chosen))]
+            axis.barh(places, shares, height=0.36, color=color, label=name)
+        axis.axvline(1, color=_THEIRS, linewidth=1.5, label="stock websockify")
+        axis.set(xscale="log", xlim=(1e-4, 2))
+        axis.set_title(KINDS[kind], fontsize=11)
+        axis.set_yticks([-number for number in range(len(chosen))], list(chosen.values()))
+        axis.grid(visible=True, axis="x", color="#d0d7de", linewidth=0.6)
+    axes[0].legend(frameon=False, loc="lower left")
     _save(figure, path)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bench import console_report
 from tests.bench.losses import http_total
 from tests.bench.samples import p50, p90, p99
 from tests.bench.targets import (
@@ -19,6 +20,7 @@ from tests.bench.targets import (
 
 DOCUMENT = Path(__file__).parents[2] / "docs/performance.md"
 Results = Mapping[str, Any]
+CONSOLE = ("console how", "console targets", "console plain", "console tls", "console sessions")
 # The tables of the parts that are written alone as well; the others are the lab's.
 APART: Mapping[str, str] = {
     "image": "image",
@@ -29,6 +31,7 @@ APART: Mapping[str, str] = {
     "monitor": "monitor",
     "manager targets": "manager",
     "manager": "manager",
+    **dict.fromkeys(CONSOLE, "console"),
 }
 _ANSWER = {True: "yes", False: "NO", None: "too few"}
 
@@ -40,7 +43,7 @@ def text(results: Results) -> str:
 
 def write(results: Results, *, lab: bool, apart: frozenset[str]) -> None:
     """Fill the tables of docs/performance.md in, those of the parts that were measured, and draw
-    the lab's plots."""
+    their plots."""
     document = DOCUMENT.read_text()
     for name, body in _tables(results).items():
         if not (APART[name] in apart if name in APART else lab):
@@ -50,7 +53,7 @@ def write(results: Results, *, lab: bool, apart: frozenset[str]) -> None:
         if not found:
             raise AssertionError(f"docs/performance.md has no place for: {name}")
     DOCUMENT.write_text(document)
-    if not lab:
+    if not lab and "console" not in apart:
         return
     try:
         from tests.bench import plots
@@ -74,6 +77,7 @@ def _tables(results: Results) -> Mapping[str, str]:
         "monitor": _monitor(results.get("monitor"), results),
         "manager targets": _verdicts(manager_verdicts(results)),
         "manager": _manager(results.get("manager"), results),
+        **_console(results),
         "image": _image(results),
         "image boot": _image_boot(results.get("image")),
         "image units": _image_units(results.get("image")),
@@ -317,6 +321,30 @@ def _manager(result: Results | None, results: Results) -> str:
         for name, found in result.items()
     )
     return load + _table(head, rows)
+
+
+def _console(results: Results) -> Mapping[str, str]:
+    found = results.get("console")
+    if found is None:
+        return dict.fromkeys(CONSOLE, "")
+    machine = results["machine"]
+    how = (
+        f"`{results['command']}` of {results['date']}: {found['sizes']['rounds']} rounds on "
+        f"{machine['cores']} cores, Linux {machine['kernel']}, {found['runs_on']}; load "
+        f"{machine['load']} before it began.\n"
+    )
+    plain, tls, sessions = (
+        _table(head, iter(rows))
+        for head, rows in (
+            console_report.compared(found, "plain"),
+            console_report.compared(found, "tls"),
+            console_report.sessions(found),
+        )
+    )
+    bodies = (how, _verdicts(console_report.verdicts(found)), plain, tls)
+    return dict(
+        zip(CONSOLE, (*bodies, f"{sessions}\n{console_report.sentences(found)}"), strict=True)
+    )
 
 
 def _image(results: Results) -> str:

@@ -438,6 +438,9 @@ class Monitor:
                 text = _SENTENCES[tone].of(after.process)
                 level = Level.ALERT if alert else Level.INFO
                 self.log.write(level, after.process, text, **dict(details or {}))
+            case Act.STOP | Act.KILL if is_changing(self.paths, self._epoch):
+                # Telling of it took a while, and a push has begun: its own start would be canceled.
+                _log.info("%s is left to the change that is under way", after.unit)
             case Act.STOP:
                 heard.stop(after.unit)
             case Act.START:

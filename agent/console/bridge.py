@@ -27,6 +27,7 @@ from agent.console.websocket import HEADROOM, FrameReader, ProtocolError, client
 PIECE = 256 * 1024 - HEADROOM
 # And for a browser that did not take everything lately: it sees each piece when all of it has come.
 LEAST = 64 * 1024 - HEADROOM
+_RECORD = 16 * 1024  # bytes of TLS at once
 _SPLICED = 256 * 1024  # bytes that the kernel hands on at once
 # Bytes that wait in the kernel, on their way to a browser and from a screen (which the kernel
 # doubles). By itself it would let a stalled browser have eight MiB there, and what somebody types
@@ -300,6 +301,8 @@ class Bridge:
                 return
             try:
                 count = self.browser.sock.recv_into(_payload)
+                if self._browser_tls and count == _RECORD:
+                    count = self._records(count)
             except BLOCKED:
                 return
             except OSError:
@@ -312,6 +315,18 @@ class Bridge:
                 return  # there is no more now, or the loop will call again
         if not self.over and self.browser.pending:
             self._loop.call_soon(self._from_browser)
+
+    def _records(self, count: int) -> int:
+        """Of what is pasted over TLS, one full record follows another: read some at once."""
+        while count % _RECORD == 0 and count < LEAST:
+            try:
+                more = self.browser.sock.recv_into(_payload[count:])
+            except OSError:  # none is there now; whatever else it is, it will be said again
+                break
+            if not more:
+                break
+            count += more
+        return count
 
     def _from_browser_bytes(self, data: bytes) -> None:
         self.heard = now = _now()

@@ -198,7 +198,7 @@ def _latency(proxy: Proxy, seconds: float) -> Json:
 def _paced(proxy: Proxy, browsers: Browsers, seconds: float) -> Json:
     """Keys as people might type them, all at once."""
     took, answer = _timed(proxy, browsers, f"keys {seconds} {RATE}")
-    if answer["dead"] or answer["lost"]:
+    if answer["dead"]:
         raise ApplianceError(f"browsers were lost: {answer}")
     return {"key": took / answer["trips"], "p50": answer["p50"], "p99": answer["p99"]}
 

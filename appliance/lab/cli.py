@@ -137,6 +137,18 @@ def push(
         raise typer.Exit(1)
 
 
+@app.command()
+def manage(name: Name = DEFAULT) -> None:
+    """Start a manager in a lab, that knows its VMs, and say how to reach it from here."""
+    from appliance.lab import managed
+
+    made = managed.start(Lab.find(name))
+    url = f"http://127.0.0.1:{made.port}"
+    console.print(f"the manager of lab {name}: {url}/", markup=False)
+    console.print(f"export SYSVM_MANAGER={url}", markup=False, soft_wrap=True)
+    console.print(f"export SYSVM_TOKEN={made.tokens['operate']}", markup=False, soft_wrap=True)
+
+
 @app.command("console")
 def show_console(
     guest: Annotated[str, typer.Argument(help="Whose screen.")] = "vm1", name: Name = DEFAULT

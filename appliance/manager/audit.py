@@ -3,11 +3,14 @@
 A call that changes something is written down before it is answered. Those that only look are
 written by the second, together, so that looking costs no wait for a disk; a manager that is killed
 may lose the last of these.
+
+Of calls by nobody, who has no token that is valid, a hundred in a second are written down each; of
+the rest, how many there were: nobody can fill the disk, nor have everybody wait for it.
 """
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, insert, select
 
@@ -17,6 +20,7 @@ from appliance.manager.tables import audit
 log = logging.getLogger(__name__)
 
 _EVERY = 1.0  # seconds
+STRANGERS = 100  # calls by nobody that are written down each, in that time
 _WAITING = 10_000  # calls that wait to be written, at most; more are written at once
 
 
@@ -52,19 +56,39 @@ class Audit:
         self._database = database
         self._lock = threading.Lock()
         self._waiting: list[Entry] = []
+        self._strangers: list[Entry] = []
+        self._more = 0  # calls by nobody besides these
 
     def note(self, entry: Entry, *, now: bool) -> None:
         """Write it down, at once or within a second."""
         with self._lock:
+            if not entry.who:
+                if len(self._strangers) < STRANGERS:
+                    self._strangers.append(entry)
+                else:
+                    self._more += 1
+                return
             self._waiting.append(entry)
             now = now or len(self._waiting) > _WAITING
         if now:
             self.flush()
 
     def flush(self) -> None:
-        """Write down all that waits."""
+        """Write down what waits."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
+        self._write(waiting)
+
+    def flush_strangers(self) -> None:
+        """Write down the calls by nobody."""
+        with self._lock:
+            waiting, self._strangers = self._strangers, []
+            more, self._more = self._more, 0
+        if more:
+            waiting.append(replace(waiting[-1], request="more of these", subject=f"{more} calls"))
+        self._write(waiting)
+
+    def _write(self, waiting: list[Entry]) -> None:
         if not waiting:
             return
         values = [{name: getattr(one, name) for name in Entry.__slots__} for one in waiting]
@@ -75,9 +99,11 @@ class Audit:
         while not stop.wait(_EVERY):
             try:
                 self.flush()
+                self.flush_strangers()
             except Exception:
                 log.exception("calls could not be written down")
         self.flush()
+        self.flush_strangers()
 
 
 def listed(connection: Connection, before: int | None, limit: int) -> tuple[AuditRow, ...]:

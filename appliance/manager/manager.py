@@ -45,7 +45,7 @@ class Manager:
         seal = Seal(settings.key)
         prove(database, seal)
         self._agents = Agents(settings.identity)
-        self._audit = Audit(database)
+        self.audit = Audit(database)
         consoles = Consoles(database, self._agents, seal, order=settings.order)
         self._follow = Follow(settings.name, database, self._agents, consoles)
         self.documents = Documents(
@@ -58,14 +58,14 @@ class Manager:
         self.beats = Beats(database, seal)
         self._tidy = Tidy(database, settings.days)
         operations = Operations(database, consoles, seal), VmOperations(database, self.documents)
-        self.app = create_app(database, operations, self._audit)
+        self.app = create_app(database, operations, self.audit)
 
     def start(self, stop: threading.Event) -> tuple[threading.Thread, ...]:
         """Begin what goes on beside requests, until `stop`."""
         works = (
             self._follow.run,
             self._follow.rescue,
-            self._audit.run,
+            self.audit.run,
             self.beats.run,
             self._tidy.run,
         )

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.manager import access, openapi
+from appliance.manager import access, audit, openapi
 from appliance.manager.access import Role
 from appliance.manager.database import Database
 from appliance.manager.manager import Manager, Settings
@@ -113,16 +113,34 @@ def test_the_cloud_makes_users_tokens_and_no_others(rig: Rig) -> None:
 
 def test_every_call_is_written_down_with_how_it_was_answered(rig: Rig) -> None:
     root = rig.person(Role.OPERATE, "root")
-    Person(rig.app.test_client(), "").ask("POST", "/v1/console-sessions", {})
     rig.person(Role.SEE, "looker").ask("DELETE", "/v1/proxies/p9")
     root.ask("DELETE", "/v1/proxies/p9")
-    found = root.get("/v1/audit?limit=3")
+    found = root.get("/v1/audit?limit=2")
     assert [(one["who"], one["request"], one["status"], one["subject"]) for one in found] == [
         ("operate:root", "DELETE /v1/proxies/{proxy}", 404, "p9"),
         ("see:looker", "DELETE /v1/proxies/{proxy}", 403, "p9"),
-        ("", "POST /v1/console-sessions", 401, ""),
     ]
     assert {one["source"] for one in found} == {"127.0.0.1"}
+
+
+def test_nobody_fills_the_audit(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/manager.db")
+    manager = Manager(
+        database, Settings(name="m1", key=b"k" * 32, identity=Keys(tmp_path).identity)
+    )
+    stranger = Person(manager.app.test_client(), "")
+    for _ in range(audit.STRANGERS + 20):
+        assert stranger.ask("POST", "/v1/console-sessions", {})[0] == 401
+    manager.audit.flush_strangers()
+    with database.read() as connection:
+        found = audit.listed(connection, None, 1000)
+    assert len(found) == audit.STRANGERS + 1
+    assert (found[0].request, found[0].subject) == ("more of these", "20 calls")
+    assert (found[1].who, found[1].request, found[1].status) == (
+        "", "POST /v1/console-sessions", 401,
+    )  # fmt: skip
+    manager.close()
+    database.close()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ def test_what_is_old_is_thrown_away(database: Database, monkeypatch: pytest.Monk
         one = happenings.PushedEvent(**event(number))
         batch = happenings.Batch(vm="v", boot="b", stream="s", events=(one,))
         database.write(lambda c, batch=batch, at=at: happenings.take(c, batch, at))  # type: ignore[misc]  # as above
-        entry = Entry(at=at, who="", source="", request="GET /", status=200, subject=f"{number}")
+        entry = Entry(
+            at=at, who="see:x", source="", request="GET /", status=200, subject=f"{number}"
+        )
         Audit(database).note(entry, now=True)
     assert Tidy(database, 2, now=lambda: 4.5 * DAY).turn() == 9
     with database.read() as connection:

@@ -7,6 +7,7 @@ import contextlib
 import json
 from pathlib import Path
 
+from agent.engine.host import StepFailed
 from agent.system import files
 
 
@@ -31,7 +32,7 @@ class Counts:
     def keep(self) -> None:
         """Write what has not been written yet."""
         if not self._kept:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StepFailed):
                 files.write(self._path, json.dumps(self._counts).encode(), durable=False)
                 self._kept = True
 

@@ -4,6 +4,8 @@ It says so, ends nobody for it, and answers again as soon as it can; what happen
 Netlink's overrun is in test_system_network.py, threads and processes in unit/monitor/test_lookout.
 """
 
+import contextlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -56,9 +58,11 @@ def test_without_a_descriptor_it_watches_on_says_so_and_ends_nobody(watched: Wat
     daemons = watched.router.daemons()
     with no_descriptors(watched):
         watched.sh("systemctl kill -s KILL --kill-whom=main apache2")
-        # Management is not kept waiting: it is sent away, and comes again.
-        with pytest.raises(OSError, match=r"reset|closed|refused|timed out"):
-            watched.vm.request("GET", "/v1/status", timeout=5)
+        # Management is not kept waiting: it is sent away, unless a number has come free meanwhile.
+        begun = time.monotonic()
+        with contextlib.suppress(OSError):
+            watched.vm.request("GET", "/v1/status", timeout=20)
+        assert time.monotonic() - begun < 10
         watched.sh("sleep 12")  # two looks, and twice as long as a hang takes to be found
     # Neither the loop nor the log spins.
     assert ticks(watched) - before < 150  # hundredths of a second

@@ -20,7 +20,7 @@ from appliance.manager.access import Caller, who
 from appliance.manager.agents import AgentMute, AgentRefused
 from appliance.manager.audit import Audit, Entry
 from appliance.manager.call import Call
-from appliance.manager.consoles import NoProxy, SessionRefused
+from appliance.manager.consoles import NoProxy, SessionRefused, TooMany
 from appliance.manager.database import Database
 from appliance.manager.documents import TooOld
 from appliance.manager.fleet import NoSuchVm, Stale
@@ -205,6 +205,8 @@ def answer_to(error: Exception) -> Answer | None:
             return Answer(problems.REQUIRES_UPGRADE, str(error))
         case NoProxy():
             return Answer(problems.NO_PROXY, str(error), retry_after=RETRY_AFTER)
+        case TooMany():
+            return Answer(problems.TOO_MANY, str(error))
         case SessionRefused():
             return Answer(problems.INVALID, str(error), _problems_of(error.problem))
         case AgentMute():

@@ -52,6 +52,7 @@ class Reason(enum.StrEnum):
     DRAINING = "the zone's proxies are draining"
     FULL = "every proxy of the zone is full"
     FULL_THERE = "the proxy that has this VM's sessions is full"
+    MANY = "the user has as many sessions as one may have"
     GONE_THERE = "the proxy that has this VM's sessions does not answer"
 
 

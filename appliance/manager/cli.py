@@ -70,6 +70,7 @@ def serve(
     least_agent: Annotated[
         str, typer.Option(help="The oldest agent that may be changed; 0 for any.")
     ] = __version__,
+    each: Annotated[int, typer.Option(min=1, help="Sessions that a user may have.")] = 20,
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Pushes at once.")] = 8,
     balancer: Annotated[
         str | None,
@@ -98,6 +99,7 @@ def serve(
         key=read_key(key),
         identity=Identity(agent_ca, agent_certificate, agent_key),
         order=Order(order),
+        each=each,
         least_agent=least_agent,
         parallel=parallel,
         days=days,

@@ -26,6 +26,7 @@ from appliance.manager.sessions import Place, SessionRow, Wanted
 
 log = logging.getLogger(__name__)
 
+EACH = 20  # sessions that a user may have
 _ATTEMPTS = 3  # proxies that are tried, where one does not answer
 _RESUMED = 60  # seconds that a page has to come to another proxy
 _OFFER = 8.0  # seconds for a proxy to take a session in
@@ -42,6 +43,10 @@ class NoProxy(Exception):
     def __init__(self, reason: Reason, vm: str, zone: str) -> None:
         self.reason = reason
         super().__init__(f"{vm} in zone {zone}: {reason.value}")
+
+
+class TooMany(Exception):
+    """The user has as many sessions as one may have."""
 
 
 class SessionRefused(Exception):
@@ -96,12 +101,14 @@ class Consoles:
         seal: Seal,
         *,
         order: Order = Order.LEAST_LOADED,
+        each: int = EACH,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._agents = agents
         self._seal = seal
         self._order = order
+        self.each = each
         self._now = now
 
     # -- opening -------------------------------------------------------------------------------
@@ -109,7 +116,7 @@ class Consoles:
     def open(self, asked: Asked) -> Opened:
         """Place a session, offer it to its proxy, and make its link.
 
-        Raises NoProxy and SessionRefused.
+        Raises NoProxy, TooMany and SessionRefused.
         """
         without: set[str] = set()
         secret = secrets.token_urlsafe(32)
@@ -145,8 +152,12 @@ class Consoles:
         )
         place = self._database.placing(
             asked.vm,
-            lambda c: sessions.reserve(c, wanted, now, order=self._order, without=without),
+            lambda c: sessions.reserve(
+                c, wanted, now, order=self._order, without=without, each=self.each
+            ),
         )
+        if place is Reason.MANY:
+            raise TooMany(f"{asked.user} has {self.each} sessions")
         if isinstance(place, Reason):
             self._say_no_room(place, asked.vm, asked.zone, now)
             raise NoProxy(place, asked.vm, asked.zone)

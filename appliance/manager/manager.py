@@ -11,7 +11,7 @@ from appliance.manager.app import create_app
 from appliance.manager.assign import Order
 from appliance.manager.audit import Audit
 from appliance.manager.beats import Beats
-from appliance.manager.consoles import Consoles
+from appliance.manager.consoles import EACH, Consoles
 from appliance.manager.database import Database
 from appliance.manager.documents import PARALLEL, Documents
 from appliance.manager.follow import Follow
@@ -31,6 +31,7 @@ class Settings:
     key: bytes
     identity: Identity
     order: Order = Order.LEAST_LOADED
+    each: int = EACH  # sessions that a user may have
     least_agent: str = __version__  # the oldest agent that may be changed
     parallel: int = PARALLEL  # pushes at once
     days: int = DAYS  # that sessions that are over, events and the audit are kept
@@ -46,8 +47,10 @@ class Manager:
         prove(database, seal)
         self._agents = Agents(settings.identity)
         self.audit = Audit(database)
-        consoles = Consoles(database, self._agents, seal, order=settings.order)
-        self._follow = Follow(settings.name, database, self._agents, consoles)
+        self.consoles = Consoles(
+            database, self._agents, seal, order=settings.order, each=settings.each
+        )
+        self._follow = Follow(settings.name, database, self._agents, self.consoles)
         self.documents = Documents(
             database,
             self._agents,
@@ -57,7 +60,10 @@ class Manager:
         )
         self.beats = Beats(database, seal)
         self._tidy = Tidy(database, settings.days)
-        operations = Operations(database, consoles, seal), VmOperations(database, self.documents)
+        operations = (
+            Operations(database, self.consoles, seal),
+            VmOperations(database, self.documents),
+        )
         self.app = create_app(database, operations, self.audit)
 
     def start(self, stop: threading.Event) -> tuple[threading.Thread, ...]:

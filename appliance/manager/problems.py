@@ -69,6 +69,9 @@ NO_PROXY = _kind(
     "Ask again in a while; GET /v1/capacity says how many proxies should run.",
     retryable=True,
 )
+TOO_MANY = _kind(
+    "too-many-sessions", 429, "The user has as many sessions as one may have", "End some of them."
+)
 AGENT_MUTE = _kind(
     "agent-mute",
     502,

@@ -95,8 +95,15 @@ def reserve(
     *,
     order: Order = Order.LEAST_LOADED,
     without: Collection[str] = (),
+    each: int | None = None,
 ) -> Place | Reason:
-    """Give a session its place, within `Database.placing` of its VM; or why there is none."""
+    """Give a session its place, within `Database.placing` of its VM; or why there is none.
+
+    `each` is how many a user may have. Where several are asked for at once, of several VMs and
+    on PostgreSQL, it may be a few more.
+    """
+    if each is not None and held_by(connection, wanted.user) >= each:
+        return Reason.MANY
     reason = Reason.FULL
     for _ in range(_LOOKS):
         everyone = places.all_candidates(connection)
@@ -109,6 +116,12 @@ def reserve(
                 return place
         reason = Reason.FULL_THERE if found[0].again else Reason.FULL
     return reason
+
+
+def held_by(connection: Connection, user: str) -> int:
+    """How many sessions a user has."""
+    query = select(func.count()).where(sessions.c.user == user, sessions.c.ended.is_(None))
+    return connection.execute(query).scalar_one()
 
 
 def there(connection: Connection, vm: str) -> frozenset[str]:

@@ -8,3 +8,6 @@ CREATE TABLE blobs (
 -- What is old is found by its time.
 CREATE INDEX events_by_time ON events (received);
 CREATE INDEX audit_by_time ON audit (at);
+
+-- How many sessions a user has is counted at each opening.
+CREATE INDEX sessions_by_user ON sessions ("user") WHERE ended IS NULL;

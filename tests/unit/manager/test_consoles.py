@@ -98,6 +98,17 @@ def test_a_second_viewer_comes_to_the_same_proxy_above_its_soft_cap(cloud: Perso
     assert problem["detail"].endswith("the proxy that has this VM's sessions is full")
 
 
+def test_one_user_does_not_take_every_place(rig: Rig, cloud: Person, operator: Person) -> None:
+    rig.manager.consoles.each = 2
+    first = opened(cloud, vm="vm1")
+    opened(cloud, vm="vm2")
+    status, problem = cloud.ask("POST", "/v1/console-sessions", ASKED | {"vm": "vm3"})
+    assert (status, problem["type"]) == (429, "/v1/problems/too-many-sessions")
+    assert opened(cloud, vm="vm3", user="bob")
+    operator.ask("DELETE", f"/v1/console-sessions/{first['id']}")
+    assert opened(cloud, vm="vm3")
+
+
 def test_other_vms_are_spread_and_then_refused_and_that_is_an_event(
     rig: Rig, cloud: Person
 ) -> None:

@@ -38,8 +38,8 @@ def three(keys: Keys) -> Iterator[list[Agent]]:
 @pytest.fixture
 def pair(url: str, keys: Keys, tmp_path: Path) -> Iterator[list[Process]]:
     with (
-        running(url, keys, tmp_path, "m1") as one,
-        running(url, keys, tmp_path, "m2") as two,
+        running(url, keys, tmp_path, "m1", "--each", "1000") as one,
+        running(url, keys, tmp_path, "m2", "--each", "1000") as two,
     ):
         yield [one, two]
 

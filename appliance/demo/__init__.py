@@ -28,7 +28,7 @@ PICTURE = """
          +-- 10.1.1.0/24 --+ r-1-vm +-- 203.0.113.0/24 --+-- internet
    vm2 --+                 +---+----+                    |
                                |                     +---+----+
-                           management, by mutual TLS-+ v-2-vm +-- kvm, with screens
+                           management, by mutual TLS-+ v-2-vm +-- kvm
                                                      +--------+"""
 
 CHAPTERS: tuple[Chapter, ...] = (

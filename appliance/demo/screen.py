@@ -7,7 +7,7 @@ from appliance.demo.telling import Chapter, Cloud, Trial, expect
 from appliance.errors import ApplianceError
 from appliance.lab import consoles
 from appliance.lab.hypervisor import Screen
-from appliance.lab.viewer import viewing
+from appliance.lab.viewer import Frame, Viewer, viewing
 from appliance.lab.wait import wait_until
 
 GUEST = "vm1"
@@ -42,6 +42,8 @@ def _opened(cloud: Cloud) -> str:
     with viewing(socket.create_connection(("127.0.0.1", port)), authority, link.url) as console:
         frame = console.frame()
         seconds = time.monotonic() - began
+        # What the terminal has not drawn yet comes with the next one.
+        frame = wait_until(lambda: _drawn(console), 10, f"a picture of {GUEST}'s") or frame
         came = f'"{console.title}", {frame.width} by {frame.height}, {frame.colours} colours'
         expect(console.title == GUEST and frame.colours > 1, came)
         note = screen.folder / "typed"
@@ -61,6 +63,12 @@ def _opened(cloud: Cloud) -> str:
         f"{TYPED}: {' '.join(words)}\n"
         f'the same link once more: "{again}"'
     )
+
+
+def _drawn(console: Viewer) -> Frame | None:
+    """The screen, once there is more on it than one colour."""
+    frame = console.frame()
+    return frame if frame.colours > 1 else None
 
 
 def _link(cloud: Cloud) -> str:

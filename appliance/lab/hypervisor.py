@@ -84,8 +84,11 @@ class Hypervisor(Node):
         server += ["-X509Cert", certificate.name, "-X509Key", key.name]
         display, screen = self._display(folder, server, port)
         env = [f"DISPLAY={display}", f"PS1={guest.name}$ ", "TERM=xterm", f"HOME={folder}"]
-        shell = ["env", *env, "xterm", *_TERMINAL, "-title", guest.name, "-e", "sh"]
-        terminal = self._run(folder, shell, guest)
+        shell = ["env", *env, "xterm", *_TERMINAL, "-title", guest.name]
+        ready = folder / "ready"
+        ready.unlink(missing_ok=True)
+        terminal = self._run(folder, [*shell, "-e", "sh", "-c", "touch ready; exec sh"], guest)
+        wait_until(ready.exists, 20, f"a terminal of {guest.name}")
         ca = Keys.load(self.keys_folder).authority.identity.certificate
         return Screen(self.address, port, {"ca": ca}, folder, (screen, terminal), display)
 

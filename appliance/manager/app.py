@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flask
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from agent.engine.model import Problem
@@ -25,7 +26,7 @@ from appliance.manager.database import Database
 from appliance.manager.documents import TooOld
 from appliance.manager.fleet import NoSuchVm, Stale
 from appliance.manager.openapi import description
-from appliance.manager.problems import Answer, Refusal
+from appliance.manager.problems import Answer, Kind, Refusal
 from appliance.manager.proxies import InUse, NoSuchProxy
 from appliance.manager.routes import LONGEST_DOCUMENT, PARAMETERS, ROUTES, Query, Route
 from appliance.manager.screens import NoSuchScreen
@@ -135,7 +136,10 @@ class _Door:
             status=status,
             subject=_printable(" ".join(path.values())),
         )
-        self._audit.note(entry, now=route.changes)
+        try:
+            self._audit.note(entry, now=route.changes)
+        except SQLAlchemyError as error:  # it is kept, and written when that is possible
+            log.error("a call could not be written down: %s", error)
 
 
 def _call(route: Route, caller: Caller, path: Mapping[str, str]) -> Call:
@@ -188,8 +192,17 @@ def _printable(text: str) -> str:
 # -- answers -----------------------------------------------------------------------------------
 
 
+_SAID: Mapping[type[Exception], Kind] = {
+    Stale: problems.STALE,
+    TooOld: problems.REQUIRES_UPGRADE,
+    TooMany: problems.TOO_MANY,
+}
+
+
 def answer_to(error: Exception) -> Answer | None:
     """The problem that an error is; None where it is a mistake of ours."""
+    if (kind := _SAID.get(type(error))) is not None:
+        return Answer(kind, str(error))
     match error:
         case Refusal():
             return error.answer
@@ -199,14 +212,11 @@ def answer_to(error: Exception) -> Answer | None:
             return Answer(problems.NOT_FOUND, f"{_printable(str(error))} is not known")
         case InUse():
             return Answer(problems.IN_USE, f"{error} has sessions")
-        case Stale():
-            return Answer(problems.STALE, str(error))
-        case TooOld():
-            return Answer(problems.REQUIRES_UPGRADE, str(error))
         case NoProxy():
             return Answer(problems.NO_PROXY, str(error), retry_after=RETRY_AFTER)
-        case TooMany():
-            return Answer(problems.TOO_MANY, str(error))
+        case SQLAlchemyError():
+            log.error("the database: %s", error)
+            return Answer(problems.DATABASE, "it does not answer", retry_after=RETRY_AFTER)
         case SessionRefused():
             return Answer(problems.INVALID, str(error), _problems_of(error.problem))
         case AgentMute():

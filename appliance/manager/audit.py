@@ -77,7 +77,12 @@ class Audit:
         """Write down what waits."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        self._write(waiting)
+        try:
+            self._write(waiting)
+        except Exception:
+            with self._lock:  # it is tried again, as far as there is room for more
+                self._waiting = (waiting + self._waiting)[:_WAITING]
+            raise
 
     def flush_strangers(self) -> None:
         """Write down the calls by nobody."""

@@ -82,6 +82,13 @@ AGENT_MUTE = _kind(
 AGENT_REFUSED = _kind(
     "agent-refused", 502, "The VM's agent refused it", "The detail has its answer."
 )
+DATABASE = _kind(
+    "database",
+    503,
+    "The manager's database does not answer",
+    "Ask again in a while.",
+    retryable=True,
+)
 BUSY = _kind(
     "busy", 503, "Too many requests wait for events", "Ask again in a while.", retryable=True
 )

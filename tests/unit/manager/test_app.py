@@ -123,6 +123,26 @@ def test_every_call_is_written_down_with_how_it_was_answered(rig: Rig) -> None:
     assert {one["source"] for one in found} == {"127.0.0.1"}
 
 
+def test_a_database_that_fails_is_said_and_calls_are_written_down_later(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/manager.db")
+    manager = Manager(
+        database, Settings(name="m1", key=b"k" * 32, identity=Keys(tmp_path).identity)
+    )
+    root = Rig(manager, manager.app, database).person(Role.OPERATE, "root")
+    database.write(lambda c: c.exec_driver_sql("ALTER TABLE proxies RENAME TO gone"))
+    status, problem = root.ask("GET", "/v1/proxies")
+    assert (status, problem["type"], problem["retryable"]) == (503, "/v1/problems/database", True)
+    database.write(lambda c: c.exec_driver_sql("ALTER TABLE gone RENAME TO proxies"))
+    database.write(lambda c: c.exec_driver_sql("ALTER TABLE audit RENAME TO gone"))
+    assert root.ask("DELETE", "/v1/proxies/p1")[0] == 404
+    database.write(lambda c: c.exec_driver_sql("ALTER TABLE gone RENAME TO audit"))
+    manager.audit.flush()
+    found = [(one["request"], one["status"]) for one in root.get("/v1/audit")]
+    assert found == [("DELETE /v1/proxies/{proxy}", 404), ("GET /v1/proxies", 503)]
+    manager.close()
+    database.close()
+
+
 def test_nobody_fills_the_audit(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/manager.db")
     manager = Manager(

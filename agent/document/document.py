@@ -61,14 +61,16 @@ class Sections(Mapping[str, Section]):
     def __getitem__(self, name: str) -> Section:
         if name not in self._names:
             raise KeyError(name)
-        if name not in self._parsed:
+        section = self._parsed.get(name)
+        if section is None:  # another thread may have let go of it meanwhile
             text = self._texts.get(name)
-            self._parsed[name] = (
+            section = (
                 discover()[name].ABSENT
                 if text is None
                 else _adapters()[name].validate_python(json.loads(text))
             )
-        return self._parsed[name]
+            self._parsed[name] = section
+        return section
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -58,7 +58,7 @@ class Running:
         return {key: base.get(key, zero) + now for key, now in self._host.counters().items()}
 
     def _current(self) -> Target:
-        number = self._store.state().current
-        if number is None:
+        state = self._store.state()
+        if state.current is None:
             raise NothingApplied
-        return self._targets.running(number)
+        return self._targets.running(state.current, state.making)

@@ -104,7 +104,7 @@ class Store:
         self._folder = folder
         self._disk = disk
         self._settled = settled
-        self._latest: Revision | None = None
+        self._latest: Mapping[int, Revision] = {}  # two: what runs, and what is being made
         self._infos: dict[int, RevisionInfo] = {}
         self._blobs: dict[int, frozenset[str]] = {}
         self._firewall: dict[str, str] = {}
@@ -158,8 +158,8 @@ class Store:
 
     def revision(self, number: int) -> Revision:
         """Raises NoSuchRevision, UnreadableState."""
-        if self._latest is not None and self._latest.info.number == number:
-            return self._latest
+        if (known := self._latest.get(number)) is not None:
+            return known
         path = self._path(number)
         value = self._read(path)
         if value is None:
@@ -176,9 +176,15 @@ class Store:
         return revision
 
     def _know(self, revision: Revision) -> None:
-        """Remember the latest revision whole, and of the others only what they are called."""
+        """Remember the two latest revisions whole, and of the others only what they are called.
+
+        While one is made, others ask for the one that runs: to read it again takes a whole push.
+        """
         number = revision.info.number
-        self._latest = revision
+        others = [one for one in self._latest.items() if one[0] != number]
+        for _, other in others:
+            other.document.sections.forget()
+        self._latest = dict([*others[-1:], (number, revision)])
         self._infos[number] = revision.info
         self._blobs[number] = _blobs(revision)
 
@@ -223,8 +229,7 @@ class Store:
         self._disk.remove(self._path(number))
         self._infos.pop(number, None)
         self._blobs.pop(number, None)
-        if self._latest is not None and self._latest.info.number == number:
-            self._latest = None
+        self._latest = {n: one for n, one in self._latest.items() if n != number}
 
     def blobs_in_use(self) -> frozenset[str]:
         """Blobs that a kept revision names, for their removal to spare."""

@@ -110,14 +110,14 @@ class Targets:
             self._host.fault("boot:rehearsed")
             return target, observed
 
-    def running(self, number: int) -> Target:
-        """The target of the revision that runs.
+    def running(self, number: int, making: int | None = None) -> Target:
+        """The target of the revision that runs; between its swap and its commit that is `making`.
 
         Does not wait for a change under way, where this process knows what runs. Raises
         InvalidDocument or CheckFailed where the machine is no longer one that it fits.
         """
         known = self._running
-        if known is not None and known.revision.info.number == number:
+        if known is not None and known.revision.info.number in {number, making}:
             return known
         with self._mutex:
             self._running = self._rehearsed(self._unstaged(self._store.revision(number)))

@@ -87,7 +87,7 @@ def _console(result: Mapping[str, Any], path: Path) -> None:
         "open_cpu": "CPU, session opened",
         "session": "memory, idle session",
     }
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), sharey=True, layout="constrained")
     for axis, kind in zip(axes, KINDS, strict=True):
         for offset, name, color in ((0.2, "ours", _OURS), (-0.2, "haproxy", _FLOOR)):
             shares = [
@@ -101,7 +101,8 @@ def _console(result: Mapping[str, Any], path: Path) -> None:
         axis.set_title(KINDS[kind], fontsize=11)
         axis.set_yticks([-number for number in range(len(chosen))], list(chosen.values()))
         axis.grid(visible=True, axis="x", color="#d0d7de", linewidth=0.6)
-    axes[0].legend(frameon=False, loc="lower left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=3, loc="outside lower center")
     _save(figure, path)
 
 

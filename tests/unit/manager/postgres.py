@@ -66,10 +66,13 @@ def server(*, durable: bool = False) -> Iterator[Server]:
     found = programs()
     assert found is not None, "postgresql is not installed"
     folder = Path(tempfile.mkdtemp(prefix="sysvm-pg-", dir="/tmp"))
-    user, become = "tester", tuple[str, ...]()
+    user = "tester"
+    # It ends with whoever has it, also where that is killed.
+    become: tuple[str, ...] = ("setpriv", "--pdeathsig=QUIT")
     if os.getuid() == 0:
         os.chown(folder, _NOBODY, _NOBODY)
-        become = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--")
+        become += (f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
+    become += ("--",)
     data = folder / "data"
     initdb = (found / "initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-sync")
     subprocess.run((*become, *map(str, initdb)), check=True, capture_output=True, cwd=folder)

@@ -230,9 +230,9 @@ class Consoles:
         Raises NoSuchProxy.
         """
         self._database.write(lambda c: proxies.drain(c, name))
-        where = self._where(name)
-        self._tell(where, "POST", "/v1/console/drain", {"within": within})
-        return self._ending(name)
+        ending = self._ending(name)  # now: what nobody has opened yet ends as soon as it is told
+        self._tell(self._where(name), "POST", "/v1/console/drain", {"within": within})
+        return ending
 
     def undrain(self, name: str) -> Ending:
         """Give it sessions again; those that end, for their VM is elsewhere now."""

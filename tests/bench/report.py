@@ -389,7 +389,8 @@ def _image_boot(image: Results | None) -> str:
         (
             (words, *(f"{value:.1f} s" for value in (min(times), p50(times), max(times))))
             for words, times in (
-                ("a guest is served: lease, route and translation", boot["served"]),
+                ("a guest that has its lease reaches the internet", boot["served"]),
+                ("names are told and leases given", boot["answered"]),
                 ("kernel and systemd alone are up", boot["bare"]),
             )
         ),

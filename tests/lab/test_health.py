@@ -127,6 +127,7 @@ def test_a_router_that_serves_is_well_and_says_so_everywhere(lab: Lab, router: R
 
 
 def test_metrics_are_served_to_management_alone(lab: Lab, router: Router) -> None:
+    assert ill(lab) == []
     lab.guests["vm1"].run(["ping", "-c1", "-W5", "10.1.1.1"])
     answer = lab.manager.request("GET", "/v1/metrics")
     assert answer.status == 200

@@ -10,9 +10,9 @@ BIN := $(VENV)/bin
 # What the lab and the builder call, and what compiles the one package that has no wheel.
 # None of them brings a daemon that starts: those of the VM run in the VM alone, and PostgreSQL is
 # told not to make the cluster that it would start.
-PACKAGES := busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset iproute2 iptables \
-	iputils-ping libc6-dev mmdebstrap nftables nmap openssh-client openssl procps python3-dev \
-	systemd-container tcpdump util-linux
+PACKAGES := apache2-bin busybox conntrack curl debian-archive-keyring dnsmasq-base gcc ipset \
+	iproute2 iptables iputils-ping libc6-dev mmdebstrap nftables nmap openssh-client openssl procps \
+	python3-dev systemd-container tcpdump util-linux
 # What builds an image, unpacks one, and boots it.
 PACKAGES += dosfstools e2fsprogs fdisk genisoimage gnupg mount mtools ovmf qemu-system-x86 \
 	qemu-utils sudo zstd
@@ -35,7 +35,7 @@ demo: .make/packages .make/venv ## Boot a small cloud, push a document, show eve
 	@$(BIN)/sysvm demo
 
 .PHONY: test
-test: .make/packages .make/venv .make/browser .make/novnc ## Run all tests, in the lab and on a booted image (as root)
+test: .make/packages .make/venv .make/extras .make/novnc ## Run all tests, in the lab and on a booted image (as root)
 	@$(BIN)/sysvm image rootfs
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile -m "not image" \
 		--require=lab$$(command -v chromium >/dev/null && echo ,browser)
@@ -43,7 +43,7 @@ test: .make/packages .make/venv .make/browser .make/novnc ## Run all tests, in t
 	$(BIN)/pytest --require=image -m image tests/image
 
 .PHONY: test-image
-test-image: .make/packages .make/venv ## Build an image and prove it in every way, for an hour
+test-image: .make/packages .make/venv .make/extras ## Build an image and prove it in every way, for an hour
 	@$(BIN)/sysvm image build
 	$(BIN)/pytest --require=image -m "image or proof" tests/image
 
@@ -59,7 +59,7 @@ lint: .make/venv ## Check types, style and the import contract
 	$(BIN)/lint-imports
 
 .PHONY: test-browser
-test-browser: .make/venv .make/browser .make/novnc ## Try the console's page in Chromium, and through the lab (as root)
+test-browser: .make/venv .make/extras .make/novnc ## Try the console's page in Chromium, and through the lab (as root)
 	$(BIN)/pytest --require=browser -m browser
 
 .PHONY: bench
@@ -109,15 +109,19 @@ clean: ## Remove what was made here (not labs that are up, nor the cached root f
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEBSOCKIFY)
 	@touch $@
 
-# Chromium, where the distribution has a package of it: Ubuntu has a snap alone, and its tests are
-# skipped there, visibly.
-.make/browser: .make/packages
-	@if ! command -v chromium >/dev/null; then \
+# What not every distribution has: Ubuntu has Chromium as a snap alone, and Vagrant's licence has put
+# it out of newer ones. Tests that want one of them are skipped there, visibly.
+.make/extras: .make/packages
+	@missing=; for package in chromium vagrant ruby; do command -v $$package >/dev/null \
+		|| missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
 		apt-get update -q; \
-		if apt-cache policy chromium | grep -q 'Candidate: [0-9]'; then \
-			DEBIAN_FRONTEND=noninteractive \
-				apt-get install -q -y --no-install-recommends chromium; \
-		fi; \
+		for package in $$missing; do \
+			if apt-cache policy $$package | grep -q 'Candidate: [0-9]'; then \
+				DEBIAN_FRONTEND=noninteractive \
+					apt-get install -q -y --no-install-recommends $$package; \
+			fi; \
+		done; \
 	fi
 	@touch $@
 

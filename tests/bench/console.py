@@ -92,7 +92,7 @@ def main() -> int:
         sys.stdout.flush()
 
     try:
-        _network()
+        network()
         tell(_all(sizes, lambda words: tell({"say": words})))
     except (ApplianceError, TookTooLong, subprocess.CalledProcessError) as error:
         sys.stderr.write(f"console: {error}\n")
@@ -100,7 +100,7 @@ def main() -> int:
     return 0
 
 
-def _network() -> None:
+def network() -> None:
     """Loopback with the hypervisor's address, and the congestion control that Debian has."""
     commands = ["link set lo up", f"address add {ADDRESS}/32 dev lo"]
     for place, source in (

@@ -253,14 +253,16 @@ class Ours(Proxy):
 
 
 @contextlib.contextmanager
-def ours(screen: Screens, *, tls: bool, workers: int = 1) -> Iterator[Ours]:
-    """Our proxy, as a VM of so many cores runs it."""
+def ours(
+    screen: Screens, *, tls: bool, workers: int = 1, python: str = sys.executable
+) -> Iterator[Ours]:
+    """Our proxy, as a VM of so many cores runs it; of another tree by that one's `python`."""
     with tempfile.TemporaryDirectory(prefix="sysvm-bench-") as folder:
         made = rig.make(
             Path(folder), "tls" if tls else "plain", cap=20_000, half_open=4096,
             half_open_each=4096, handshakes_per_second=1e6, handshakes_burst=1e6, report_every=5.0,
         )  # fmt: skip
-        made.workers = workers
+        made.workers, made.python = workers, python
         with _on(_cores()[0] if workers == 1 else os.sched_getaffinity(0)):
             made.start()
         try:
@@ -293,7 +295,7 @@ def floor(screen: Screens, *, tls: bool) -> Iterator[Proxy]:
             certificate, key = _identity(Path(folder))
             both = Path(folder) / "both.pem"
             both.write_text(certificate.read_text() + key.read_text())
-            bind += f" ssl crt {both}"
+            bind += f" ssl crt {both} prefer-client-ciphers"
         configuration = Path(folder) / "haproxy.cfg"
         configuration.write_text(
             "global\n  nbthread 1\n  maxconn 6000\n"

@@ -56,11 +56,11 @@ def verdicts(result: Json | None) -> Iterator[Verdict]:
     )
     for what, name, targets in shares:
         for kind, most in targets.items():
-            share = ratio(result, kind, "ours", name)
+            share, floor = (ratio(result, kind, one, name) for one in ("ours", "haproxy"))
             yield Verdict(
                 f"{what}, {KINDS[kind]}",
                 f"<= {most} of websockify's",
-                f"{share:.3f}",
+                f"{share:.3f} (haproxy {floor:.3f})",
                 share <= most,
             )
     for kind, words in KINDS.items():

@@ -242,6 +242,7 @@ class Proxy:
     workers: int = 1
     process: "subprocess.Popen[bytes] | None" = None
     ports: dict[str, int] = field(default_factory=dict)
+    python: str = sys.executable
 
     def write(self, **changed: Any) -> None:
         """The files that the document's section is rendered to."""
@@ -271,7 +272,7 @@ class Proxy:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 (
-                    *(sys.executable, "-I", "-m", "agent.console", "keep"),
+                    *(self.python, "-I", "-m", "agent.console", "keep"),
                     *("--folder", str(self.folder), "--control", str(self.control)),
                     *("--workers", str(self.workers)),
                 ),

@@ -36,6 +36,20 @@ def test_old_tls_is_refused(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize(
+    "liked", ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"]
+)
+def test_a_browser_has_the_cipher_that_it_likes_best(proxy: Proxy, liked: str) -> None:
+    context = ssl.create_default_context(cadata=proxy.authority.identity.certificate)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # whose ciphers Python's client can order
+    context.set_ciphers(f"{liked}:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256")
+    with (
+        socket.create_connection(("127.0.0.1", proxy.ports["tls"]), 10) as sock,
+        context.wrap_socket(sock, server_hostname="console.example") as tls,
+    ):
+        assert (tls.cipher() or ("",))[0] == liked
+
+
+@pytest.mark.parametrize(
     ("frame", "code"),
     [
         (b"\x82\x01a", 1002),  # not masked

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, insert, select
 
+from agent.turns import turns
 from appliance.manager.database import Database
 from appliance.manager.tables import audit
 
@@ -101,12 +102,10 @@ class Audit:
 
     def run(self, stop: threading.Event) -> None:
         """Flush until told to stop."""
-        while not stop.wait(_EVERY):
-            try:
-                self.flush()
-                self.flush_strangers()
-            except Exception:
-                log.exception("calls could not be written down")
+        turns(self._flush_all, _EVERY, stop, log, "calls could not be written down")
+        self._flush_all()
+
+    def _flush_all(self) -> None:
         self.flush()
         self.flush_strangers()
 

@@ -1,8 +1,9 @@
 """Heartbeats: datagrams of VMs, each authentic and new, taken into the database by the second.
 
 A datagram names its VM, which chooses the key that it must be authentic with; nothing else of it is
-looked at before. What was said before is refused, also by a manager that has begun anew: the
-numbers are in the database, within a second.
+looked at before. What was said before is refused, also by a manager that was killed and has begun
+anew: a heartbeat counts in the transaction that remembers its number. That is a few seconds' worth
+more than it was, so that what was heard after the last transaction is refused as well.
 """
 
 import json
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from agent.document.heartbeat import LONGEST, Beat, Receiver, Refused
+from agent.turns import turns
 from appliance.manager import fleet
 from appliance.manager.database import Database
 from appliance.manager.fleet import Heard
@@ -22,6 +24,7 @@ from appliance.manager.seal import Seal
 log = logging.getLogger(__name__)
 
 EVERY = 1.0  # seconds between two turns of writing
+AHEAD = 50  # numbers beyond the last that are refused after a restart: ten for each second
 SILENT = 20.0  # seconds: three heartbeats of the usual interval are missing
 _KEYS = 5.0  # seconds between two looks at whose key has changed
 _BUFFER = 8 * 1024 * 1024  # bytes of datagrams that the kernel keeps meanwhile
@@ -80,11 +83,7 @@ class Beats:
 
     def run(self, stop: threading.Event) -> None:
         """Write down what was heard, and whose heartbeats are missing, until told to stop."""
-        while not stop.wait(EVERY):
-            try:
-                self.turn()
-            except Exception:
-                log.exception("heartbeats could not be written down")
+        turns(self.turn, EVERY, stop, log, "heartbeats could not be written down")
         self.flush()
 
     def turn(self) -> None:
@@ -125,7 +124,7 @@ class Beats:
                     health=beat.health.value,
                     running=beat.generation,
                     revision=beat.revision,
-                    boots=json.dumps(dict(self._receivers[name].seen())),
+                    boots=json.dumps({**self._receivers[name].seen(), beat.boot: beat.seq + AHEAD}),
                 )
                 for name, beat in sorted(heard.items())
                 if name in self._receivers

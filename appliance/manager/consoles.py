@@ -155,6 +155,7 @@ class Consoles:
             lambda c: sessions.reserve(
                 c, wanted, now, order=self._order, without=without, each=self.each
             ),
+            user=asked.user,
         )
         if place is Reason.MANY:
             raise TooMany(f"{asked.user} has {self.each} sessions")

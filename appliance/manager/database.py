@@ -3,12 +3,13 @@
     write()      one transaction. SQLite has one writer at a time (BEGIN IMMEDIATE), so nothing
                  else is needed there. On PostgreSQL it reads what others have committed.
     placing()    the same, for putting a session somewhere. PostgreSQL: a VM's are put one after
-                 another (an advisory lock of the VM), beside those of other VMs.
+                 another (an advisory lock of the VM), beside those of other VMs; so are a
+                 user's, where it is counted how many there are.
     returning()  the same, for whatever makes a proxy available (again). PostgreSQL: alone, while
                  nobody places, so that "this VM has no session elsewhere" stays true.
 
-Locks are taken in this order: the lock of all, the VM's, a proxy's row, sessions' rows. What
-PostgreSQL undoes for a deadlock nevertheless is done again.
+Locks are taken in this order: the lock of all, the user's, the VM's, a proxy's row, sessions'
+rows. What PostgreSQL undoes for a deadlock nevertheless is done again.
 """
 
 import contextlib
@@ -35,6 +36,12 @@ _BUSY = 30.0  # seconds that SQLite waits for another process
 _AGAIN = 5  # times that a transaction is done again
 _ALL = 0x5359_5356_4D00  # PostgreSQL's advisory lock of everybody who places
 _MIGRATING = _ALL + 1
+# A list is evaluated from its left: each lock is had before the next is asked for.
+_PLACING = text("SELECT pg_advisory_xact_lock_shared(:all), pg_advisory_xact_lock(:vm)")
+_PLACING_COUNTED = text(
+    "SELECT pg_advisory_xact_lock_shared(:all), pg_advisory_xact_lock(:user), "
+    "pg_advisory_xact_lock(:vm)"
+)
 _UNDONE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
@@ -89,12 +96,14 @@ class Database:
         """Do this in one transaction, again from the beginning where the database undid it."""
         return self._write(lambda _: None, work)
 
-    def placing(self, vm: str, work: Callable[[Connection], Result]) -> Result:
-        """Put a session of this VM somewhere."""
+    def placing(
+        self, vm: str, work: Callable[[Connection], Result], user: str | None = None
+    ) -> Result:
+        """Put a session of this VM somewhere; of this user, where his are counted."""
+        keys = {"all": _ALL, "vm": _number(f"vm {vm}"), "user": _number(f"user {user}")}
 
         def lock(connection: Connection) -> None:
-            connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": _ALL})
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _number(vm)})
+            connection.execute(_PLACING if user is None else _PLACING_COUNTED, keys)
 
         return self._write(lock, work)
 
@@ -164,9 +173,9 @@ class Database:
         return int(found or 0)
 
 
-def _number(vm: str) -> int:
-    """The advisory lock of a VM; two VMs that share one by chance only wait for each other."""
-    digest = hashlib.blake2b(vm.encode(), digest_size=8).digest()
+def _number(whose: str) -> int:
+    """The advisory lock of somebody; two that share one by chance only wait for each other."""
+    digest = hashlib.blake2b(whose.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 

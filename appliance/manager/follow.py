@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from agent.turns import turns
 from appliance.manager import proxies, reports, sessions
 from appliance.manager.agents import AgentMute, AgentRefused, Agents, Where
 from appliance.manager.consoles import Consoles
@@ -61,6 +62,7 @@ class Follower:
         self._name = name
         self._database = database
         self._agents = agents
+        self._fault = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"follow {name}", daemon=True)
         self._thread.start()
@@ -70,32 +72,32 @@ class Follower:
         self._stop.set()
 
     def _run(self) -> None:
-        fault = ""
-        while not self._stop.is_set():
-            try:
-                for value in self._agents.reports(self.where):
-                    if self._stop.is_set():
-                        return
-                    self._take(parse(value))
-                    if fault:
-                        log.info("proxy %s is heard again", self._name)
-                    fault = ""
-            except (AgentMute, AgentRefused, ValueError, KeyError, TypeError) as error:
-                fault = self._fault(fault, f"{error}" or type(error).__name__)
-            except NoSuchProxy:
-                return
-            except Exception:
-                log.exception("proxy %s cannot be followed", self._name)
-            self._stop.wait(_PAUSE)
+        failed = f"proxy {self._name} cannot be followed"
+        turns(self._listen, _PAUSE, self._stop, log, failed, at_once=True)
 
-    def _fault(self, before: str, now: str) -> str:
+    def _listen(self) -> None:
+        """Take reports for as long as they come."""
+        try:
+            for value in self._agents.reports(self.where):
+                if self._stop.is_set():
+                    return
+                self._take(parse(value))
+                if self._fault:
+                    log.info("proxy %s is heard again", self._name)
+                self._fault = ""
+        except (AgentMute, AgentRefused, ValueError, KeyError, TypeError) as error:
+            self._note(f"{error}" or type(error).__name__)
+        except NoSuchProxy:
+            self._stop.set()
+
+    def _note(self, fault: str) -> None:
         if self._stop.is_set():
-            return before
-        if not before:
-            log.warning("proxy %s is not heard: %s", self._name, now)
-        if before != now:
-            self._database.write(lambda c: proxies.note_fault(c, self._name, now))
-        return now
+            return
+        if not self._fault:
+            log.warning("proxy %s is not heard: %s", self._name, fault)
+        if fault != self._fault:
+            self._database.write(lambda c: proxies.note_fault(c, self._name, fault))
+        self._fault = fault
 
     def _take(self, report: Report) -> None:
         now = time.time()
@@ -137,12 +139,8 @@ class Follow:
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop."""
-        while not stop.is_set():
-            try:
-                self.look()
-            except Exception:
-                log.exception("the proxies could not be looked after")
-            stop.wait(EVERY)
+        failed = "the proxies could not be looked after"
+        turns(self.look, EVERY, stop, log, failed, at_once=True)
         for follower in self._followers.values():
             follower.stop()
         self._database.write(lambda c: proxies.release(c, self._name))
@@ -172,11 +170,7 @@ class Follow:
         Beside `run`, for a proxy that does not answer must not keep this manager from saying that
         it follows the others.
         """
-        while not stop.wait(EVERY):
-            try:
-                self._consoles.rescue()
-            except Exception:
-                log.exception("sessions could not be moved")
+        turns(self._consoles.rescue, EVERY, stop, log, "sessions could not be moved")
 
     def _silence(self, now: float) -> None:
         def look(connection: Connection) -> tuple[str, ...]:

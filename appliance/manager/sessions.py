@@ -99,8 +99,7 @@ def reserve(
 ) -> Place | Reason:
     """Give a session its place, within `Database.placing` of its VM; or why there is none.
 
-    `each` is how many a user may have. Where several are asked for at once, of several VMs and
-    on PostgreSQL, it may be a few more.
+    `each` is how many a user may have; `placing` is of the user as well, then.
     """
     if each is not None and held_by(connection, wanted.user) >= each:
         return Reason.MANY

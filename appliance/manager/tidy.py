@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, select
 
+from agent.turns import turns
 from appliance.manager.database import Database
 from appliance.manager.tables import audit, events, sessions
 
@@ -30,11 +31,7 @@ class Tidy:
 
     def run(self, stop: threading.Event) -> None:
         """Every hour, until told to stop."""
-        while not stop.wait(EVERY):
-            try:
-                self.turn(stop)
-            except Exception:
-                log.exception("what is old could not be thrown away")
+        turns(lambda: self.turn(stop), EVERY, stop, log, "what is old could not be thrown away")
 
     def turn(self, stop: threading.Event | None = None) -> int:
         """Once; how many rows went."""

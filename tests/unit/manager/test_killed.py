@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
+from agent.document.heartbeat import encode
 from appliance.lab.wait import wait_until
-from appliance.manager import access, happenings, proxies, sessions
+from appliance.manager import access, fleet, happenings, proxies, sessions
 from appliance.manager.access import Role
 from appliance.manager.database import Database
 from appliance.manager.seal import Seal, read_key
 from tests.unit.manager import cloud
 from tests.unit.manager.agent import Agent, Keys, agents
 from tests.unit.manager.process import Process, free_port, running
-from tests.unit.manager.test_vms import client, event, known
+from tests.unit.manager.test_vms import KEY, beat, client, event, known
 
 TARGET = {"address": "10.2.0.7", "port": 5901}
 
@@ -170,6 +172,52 @@ def test_a_manager_that_is_killed_loses_no_event(
     with database.read() as connection:
         found = happenings.listed(connection, after=0, vm="r-1-vm", limit=2000)
     assert [one.seq for one in found] == list(range(1, 1001))
+
+
+def test_what_a_manager_heard_before_it_was_killed_counts_for_nothing_afterwards(
+    url: str, keys: Keys, tmp_path: Path, database: Database
+) -> None:
+    """Also what it had heard, and had not written down yet."""
+    seal = Seal(read_key(tmp_path / "seal.key"))
+    for name in ("r-1-vm", "r-2-vm"):
+        known(database, name, seal=seal)
+    port = free_port(socket.SOCK_DGRAM)
+
+    def last(name: str) -> float:
+        with database.read() as connection:
+            return fleet.get(connection, name, "0").beat or 0.0
+
+    with (
+        running(url, keys, tmp_path, "m1", "--heartbeats", f"127.0.0.1:{port}") as manager,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.connect(("127.0.0.1", port))
+
+        def heard(name: str, seq: int) -> float:
+            """Say it until it counts: the first ones may come before the keys are known."""
+            before = last(name)
+
+            def counts() -> bool:
+                with contextlib.suppress(ConnectionRefusedError):
+                    sock.send(encode(beat(name, seq), bytes.fromhex(KEY)))
+                return last(name) > before
+
+            wait_until(counts, 60, f"{name} is heard")
+            return last(name)
+
+        heard("r-1-vm", 1000)
+        unwritten = [encode(beat("r-1-vm", 1010 + one), bytes.fromhex(KEY)) for one in range(3)]
+        for datagram in unwritten:
+            sock.send(datagram)
+        manager.kill()
+        before = last("r-1-vm")
+        manager.start()
+        heard("r-2-vm", 2000)  # its keys are known
+        for datagram in unwritten:
+            sock.send(datagram)
+        heard("r-2-vm", 3000)  # and what was sent before is taken, or is not
+        assert last("r-1-vm") == before
+        heard("r-1-vm", 1100)
 
 
 def test_a_manager_ends_when_it_is_told_to(url: str, keys: Keys, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ proxies that are both available, nobody turned away while there is room, and in 
 managers know exactly the sessions that the proxies have.
 """
 
+import functools
 import itertools
 import random
 import threading
@@ -283,11 +284,7 @@ def test_a_thousand_requests_at_once_exceed_no_cap_and_split_no_vm(
             for number in range(share, 1000, 20)
         )
 
-    threads = [threading.Thread(target=ask, args=(share,)) for share in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _at_once(ask, 20)
     placed = [answer for answer in answers if not isinstance(answer, Reason)]
     with managers[0].read() as connection:
         assert cloud.broken(connection) == []
@@ -298,3 +295,39 @@ def test_a_thousand_requests_at_once_exceed_no_cap_and_split_no_vm(
     assert {answer for answer in answers if isinstance(answer, Reason)} <= {
         Reason.FULL, Reason.FULL_THERE,
     }  # fmt: skip
+
+
+def test_a_user_has_no_session_too_many_however_many_are_asked_for_at_once(
+    manager: Callable[[], Database],
+) -> None:
+    managers = [manager(), manager()]
+    given = SimulatedProxy("p1", hard=200, soft=200)
+    known = cloud.register(managers[0], [given])
+    Caller(managers[0], known, Clock()).hear("p1")
+    answers: list[sessions.Place | Reason] = []
+
+    def ask(share: int) -> None:
+        for number in range(share, 80, 16):
+            vm, user = f"vm{number}", "ab"[number // 16 % 2]
+            wanted = sessions.Wanted(
+                id=f"s{number}", vm=vm, user=user, title="", zone="z1", creator="test",
+                secret_sha256="", sealed="x",
+            )  # fmt: skip
+            place = managers[number % 2].placing(
+                vm, functools.partial(sessions.reserve, wanted=wanted, now=1.0, each=7), user=user
+            )
+            answers.append(place)
+
+    _at_once(ask, 16)
+    assert len(answers) == 80
+    assert {answer for answer in answers if isinstance(answer, Reason)} == {Reason.MANY}
+    with managers[0].read() as connection:
+        assert [sessions.held_by(connection, user) for user in "ab"] == [7, 7]
+
+
+def _at_once(ask: Callable[[int], None], threads: int) -> None:
+    running = [threading.Thread(target=ask, args=(share,)) for share in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()

@@ -4,6 +4,7 @@ Where systemd is the host's PID 1, it hands out a scope. Elsewhere (many CI mach
 in each hierarchy that the container's systemd uses does.
 """
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from appliance.lab.wait import wait_until
 
 _LEAVING = 10.0  # seconds
 _ROOT = Path("/sys/fs/cgroup")
+_PREFIX = "sysvm-lab-"
 
 
 def enter(name: str) -> tuple[str, ...]:
@@ -21,7 +23,7 @@ def enter(name: str) -> tuple[str, ...]:
     """
     if Path("/run/systemd/system").is_dir():
         scope = ("systemd-run", "--scope", "--quiet", "--collect", "--property=Delegate=yes")
-        return (*scope, f"--unit=sysvm-lab-{name}", "--")
+        return (*scope, f"--unit={_PREFIX}{name}", "--")
     for path in _folders(name):
         path.mkdir(exist_ok=True)
         (path / "cgroup.procs").write_text(str(os.getpid()))
@@ -32,9 +34,17 @@ def members(name: str) -> tuple[int, ...]:
     """The processes in this container's control group and below it."""
     pids: set[int] = set()
     for path in _folders(name):
-        for procs in path.rglob("cgroup.procs"):
-            pids.update(map(int, procs.read_text().split()))
+        for folder, _, _ in os.walk(path):
+            # A container that ends takes its groups with it, while they are looked at.
+            with contextlib.suppress(OSError):
+                pids.update(map(int, Path(folder, "cgroup.procs").read_text().split()))
     return tuple(sorted(pids))
+
+
+def groups(lab: str) -> tuple[str, ...]:
+    """The containers of this lab that have a control group."""
+    found = {path.name for parent in _parents() for path in parent.glob(f"{_PREFIX}{lab}-*")}
+    return tuple(sorted(name.removeprefix(_PREFIX) for name in found))
 
 
 def remove(name: str) -> None:
@@ -48,10 +58,9 @@ def remove(name: str) -> None:
 def _removed(name: str) -> bool:
     try:
         for path in _folders(name):
-            for folder in sorted(path.rglob("*/"), key=lambda found: -len(found.parts)):
-                folder.rmdir()
-            if path.is_dir():
-                path.rmdir()
+            for folder, _, _ in os.walk(path, topdown=False):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(folder).rmdir()
     except OSError as error:
         if error.errno == errno.EBUSY:
             return False
@@ -59,8 +68,12 @@ def _removed(name: str) -> bool:
     return True
 
 
-def _folders(name: str) -> tuple[Path, ...]:
+def _parents() -> tuple[Path, ...]:
     parents = [_ROOT / "unified", _ROOT / "systemd"]
     if (_ROOT / "cgroup.controllers").exists():
         parents = [_ROOT]
-    return tuple(path / f"sysvm-lab-{name}" for path in parents if path.is_dir())
+    return tuple(path for path in parents if path.is_dir())
+
+
+def _folders(name: str) -> tuple[Path, ...]:
+    return tuple(path / f"{_PREFIX}{name}" for path in _parents())

@@ -2,8 +2,6 @@
 
 import contextlib
 import fcntl
-import shutil
-import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +12,10 @@ from rich.console import Console
 from appliance import tools
 from appliance.errors import ApplianceError
 from appliance.image import rootfs
-from appliance.lab import network, state
+from appliance.lab import network, remains, state
 from appliance.lab.hypervisor import Hypervisor
 from appliance.lab.node import Guest, Internet, Manager, Node
 from appliance.lab.pki import Keys
-from appliance.lab.process import Identity
 from appliance.lab.state import Container
 from appliance.lab.topologies import (
     TOPOLOGIES,
@@ -81,7 +78,7 @@ class Lab:
             try:
                 lab.create(layers.lowers, fault)
             except BaseException:
-                lab.remove()
+                remains.remove(name)
                 raise
         for vm in lab.vms.values():
             vm.wait_running()
@@ -92,10 +89,13 @@ class Lab:
         """The lab of this name. Raises ApplianceError if there is none."""
         if name not in state.names():
             raise ApplianceError(f"no lab {name}", f"sysvm lab up --name {name}")
-        described = state.read(state.folder() / name / "lab.json")
-        topology = TOPOLOGIES.get(str(described["topology"]))
-        if topology is None:
-            raise ApplianceError(f"lab {name} is of another version's", "take it down with that")
+        try:
+            described = state.read(state.folder() / name / "lab.json")
+            topology = TOPOLOGIES[str(described["topology"])]
+        except (OSError, ValueError, KeyError) as error:
+            raise ApplianceError(
+                f"lab {name} is half made, or another version's", f"sysvm lab down --name {name}"
+            ) from error
         return cls._of(name, topology)
 
     @classmethod
@@ -145,8 +145,7 @@ class Lab:
 
     def down(self) -> None:
         """End it and remove every trace of it, however little of it there is."""
-        with _locked(self.name):
-            self.remove()
+        down(self.name)
 
     def __enter__(self) -> "Lab":
         return self
@@ -206,26 +205,11 @@ class Lab:
         for internet in self.internets.values():
             internet.start()
 
-    def remove(self) -> None:
-        """End and remove all of it; the part of `down` that the caller holds the lock for."""
-        for vm in self.vms.values():
-            vm.destroy()
-        names = [network.namespace(self.name, node) for node in (*self.nodes, network.SWITCH)]
-        # Whoever lives in the lab's networks was started for it.
-        inhabitants = [Identity.of(pid) for name in names for pid in network.members(name)]
-        for process in inhabitants:
-            if process is not None:
-                process.send(signal.SIGKILL)
-        for process in inhabitants:
-            if process is not None:
-                process.wait(10)
-        for hypervisor in self.hypervisors.values():
-            hypervisor.tidy()
-        for name in names:
-            network.remove(name)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            state.folder().rmdir()
+
+def down(name: str) -> None:
+    """Take down the lab of this name, whatever is left of it and whatever it was."""
+    with _locked(name):
+        remains.remove(name)
 
 
 @contextlib.contextmanager

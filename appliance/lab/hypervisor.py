@@ -160,10 +160,3 @@ class Hypervisor(Node):
         if process is None:
             raise ApplianceError(f"{argv[0]} on {node.name} ended", f"see {folder / 'log'}")
         return process
-
-    def tidy(self) -> None:
-        """Remove what X servers that were killed have left beside the lab."""
-        for display in self.folder.glob("desktop-*/display"):
-            number = display.read_text()
-            for path in (_SOCKETS / f"X{number}", _SOCKETS.parent / f".X{number}-lock"):
-                path.unlink(missing_ok=True)

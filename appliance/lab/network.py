@@ -27,6 +27,12 @@ def namespace(lab: str, node: str) -> str:
     return f"{lab}-{node}"
 
 
+def namespaces(lab: str) -> tuple[str, ...]:
+    """The name spaces of this lab that exist, the switch's included, and what is left of them."""
+    found = {path.name for at in (NETNS, PER_NAMESPACE) for path in at.glob(f"{lab}-*")}
+    return tuple(sorted(found))
+
+
 def create_switch(lab: str, networks: Iterable[str]) -> None:
     """Make the name space of the bridges, with one bridge per network."""
     name = namespace(lab, SWITCH)

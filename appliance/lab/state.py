@@ -20,8 +20,9 @@ def folder() -> Path:
 
 def names() -> Iterator[str]:
     """The labs that exist, wholly or in part."""
-    for path in sorted(folder().glob("*/lab.json")):
-        yield path.parent.name
+    for path in sorted(folder().glob("*/")):
+        if NAME.fullmatch(path.name):
+            yield path.name
 
 
 def layers() -> frozenset[Path]:

@@ -10,7 +10,7 @@ import pytest
 
 from appliance import blobs, tools
 from appliance.errors import ApplianceError
-from appliance.lab import Lab, state
+from appliance.lab import Lab, cloud, state
 
 _HERE = Path(__file__).parent
 EXAMPLE = _HERE.parents[1] / "examples/router.json"
@@ -43,8 +43,16 @@ def _able() -> None:
     # A test run that was killed could not clean up after itself.
     for name in state.names():
         match = _TEST_LAB.fullmatch(name)
-        if match and not Path(f"/proc/{match[1]}").exists():
-            Lab.find(name).down()
+        if match and not _runs_tests(int(match[1])):
+            cloud.down(name)
+
+
+def _runs_tests(pid: int) -> bool:
+    """Whether that may be a test run; the number may be another process's by now."""
+    try:
+        return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")

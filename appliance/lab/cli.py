@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,10 @@ from rich.table import Table
 from agent.system.run import ENVIRONMENT
 from appliance import blobs
 from appliance.errors import ApplianceError
+from appliance.lab import cloud, state
 from appliance.lab.cloud import DEFAULT, Lab
 from appliance.lab.http import Response
-from appliance.lab.topologies import TOPOLOGIES
+from appliance.lab.topologies import CONSOLE, TOPOLOGIES
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
 console = Console(highlight=False)
@@ -39,11 +41,26 @@ def up(
     """
     lab = Lab.up(topology, name=name, fault=fault, console=console)
     _ready(lab)
-    console.print(f"lab {name} is up: {', '.join([*lab.vms, *lab.nodes])}")
     suffix = "" if name == DEFAULT else f" --name {name}"
-    example = f"examples/{lab.vm.spec.role}.json"
-    console.print(f"  push a document   sysvm lab push{suffix} {example}")
-    if lab.hypervisors:
+    if topology == CONSOLE.name:
+        from appliance.lab import estate
+
+        try:
+            estate.start(lab, here=True)
+        except BaseException:
+            lab.down()
+            raise
+    console.print(f"lab {name} is up: {', '.join([*lab.vms, *lab.nodes])}")
+    if topology == CONSOLE.name:
+        _tell_manager(lab)
+        console.print(
+            "sysvm console open vm1          a guest's screen, in a browser; or its link:"
+        )
+        console.print(_link(lab, "vm1"), markup=False, soft_wrap=True)
+    else:
+        example = f"examples/{lab.vm.spec.role}.json"
+        console.print(f"  push a document   sysvm lab push{suffix} {example}")
+    if lab.hypervisors and topology != CONSOLE.name:
         console.print(f"  a guest's screen  sysvm lab console{suffix} {next(iter(lab.guests))}")
     console.print(f"  look around       sysvm lab shell{suffix} {next(iter(lab.vms))}")
     console.print(f"  take it down      sysvm lab down{suffix}")
@@ -55,29 +72,44 @@ def down(
     everything: Annotated[bool, typer.Option("--all", help="Every lab of this machine.")] = False,
 ) -> None:
     """Take a lab down, however little of it is up; nothing of it stays behind."""
-    for lab in Lab.all() if everything else (Lab.find(name),):
-        lab.down()
-        console.print(f"lab {lab.name} is down")
+    if not everything and name not in state.names():
+        Lab.find(name)
+    busy = None
+    for one in list(state.names()) if everything else [name]:
+        try:
+            cloud.down(one)
+        except ApplianceError as error:  # somebody brings it up or down: the others first
+            busy = error
+            continue
+        console.print(f"lab {one} is down")
+    if busy is not None:
+        raise busy
 
 
 @app.command()
 def status() -> None:
     """Show the labs of this machine and what their VMs say of themselves."""
     labs = Lab.all()
-    if not labs:
+    if not list(state.names()):
         console.print("no lab is up; `sysvm lab up` boots one")
         return
     table = Table("lab", "node", "is", "boots", "document", box=None, pad_edge=False)
     for lab in labs:
         for vm in lab.vms.values():
-            state = "running" if vm.running else "off"
+            power = "running" if vm.running else "off"
             told = _document(lab, vm.name) if vm.running else ""
-            table.add_row(lab.name, vm.name, state, str(vm.status.boots), told)
+            table.add_row(lab.name, vm.name, power, str(vm.status.boots), told)
         for node in lab.nodes.values():
-            addresses = node.run(["ip", "-brief", "-4", "address", "show", "scope", "global"])
+            argv = ["ip", "-brief", "-4", "address", "show", "scope", "global"]
+            addresses = node.run(argv, check=False)  # of a lab that comes up some nodes are missing
             found = [line.split()[2:] for line in addresses.text.splitlines()]
             shown = " ".join(address for entry in found for address in entry)
             table.add_row(lab.name, node.name, shown or "no address", "", "")
+        for what, condition, load in _manager_rows(lab):
+            table.add_row(lab.name, what, condition, "", load)
+    for name in state.names():
+        if name not in {lab.name for lab in labs}:
+            table.add_row(name, "", "half made, or another version's", "", "")
     console.print(table)
 
 
@@ -139,14 +171,12 @@ def push(
 
 @app.command()
 def manage(name: Name = DEFAULT) -> None:
-    """Start a manager in a lab, that knows its VMs, and say how to reach it from here."""
+    """Start a manager in a lab, that knows its VMs, or find it; say how to reach it from here."""
     from appliance.lab import managed
 
-    made = managed.start(Lab.find(name))
-    url = f"http://127.0.0.1:{made.port}"
-    console.print(f"the manager of lab {name}: {url}/", markup=False)
-    console.print(f"export SYSVM_MANAGER={url}", markup=False, soft_wrap=True)
-    console.print(f"export SYSVM_TOKEN={made.tokens['operate']}", markup=False, soft_wrap=True)
+    lab = Lab.find(name)
+    managed.start(lab)
+    _tell_manager(lab)
 
 
 @app.command("console")
@@ -155,12 +185,16 @@ def show_console(
 ) -> None:
     """Show a guest's screen: print a link that opens once, for a browser on this machine.
 
-    The lab has a console proxy (topologies console and demo); it gets examples/console-proxy.json
-    and a certificate of the lab's own, which the browser has to be told to believe.
+    The lab has a console proxy (topologies proxy and demo); it gets examples/console-proxy.json
+    and a certificate of the lab's own, which the browser has to be told to believe. In one of
+    topology console, the manager is asked.
     """
     from appliance.lab import consoles
 
-    console.print(consoles.show(Lab.find(name), guest).url, markup=False, soft_wrap=True)
+    lab = Lab.find(name)
+    managed_here = lab.topology.name == CONSOLE.name
+    url = _link(lab, guest) if managed_here else consoles.show(lab, guest).url
+    console.print(url, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -223,6 +257,44 @@ def explain(answer: Response) -> None:
         console.print(f"[yellow]{warning}[/yellow]")
     if value.get("confirm"):
         console.print(f"confirm it until {value['deadline']}: sysvmctl confirm")
+
+
+def _tell_manager(lab: Lab) -> None:
+    """How to reach its manager from here."""
+    from appliance.lab import managed
+
+    made = managed.find(lab)
+    if made is None:
+        return
+    url = f"http://127.0.0.1:{made.port}"
+    console.print(f"the manager of lab {lab.name}: {url}/", markup=False)
+    console.print(f"export SYSVM_MANAGER={url}", markup=False, soft_wrap=True)
+    console.print(f"export SYSVM_TOKEN={made.tokens['operate']}", markup=False, soft_wrap=True)
+
+
+def _link(lab: Lab, guest: str) -> str:
+    from appliance.lab import managed
+
+    made = managed.start(lab)
+    asked = {"vm": guest, "valid": 600}
+    return str(made.must("POST", "/v1/console-sessions", asked, role="operate")["link"])
+
+
+def _manager_rows(lab: Lab) -> Iterator[tuple[str, str, str]]:
+    """Its manager, and what that says of its proxies: name, condition, sessions."""
+    from appliance.lab import managed
+
+    made = managed.find(lab)
+    if made is None:
+        return
+    yield "manager", f"http://127.0.0.1:{made.port}/", ""
+    try:
+        proxies = made.must("GET", "/v1/proxies")
+    except (OSError, ApplianceError):
+        yield "", "does not answer", ""
+        return
+    for one in proxies:
+        yield one["name"], f"proxy, {one['condition']}", f"{one['load']} sessions"
 
 
 def _ready(lab: Lab) -> None:

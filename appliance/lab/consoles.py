@@ -9,7 +9,7 @@ import json
 import secrets
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
@@ -44,14 +44,26 @@ def proxy_of(lab: Lab) -> SystemVM:
     if found is None or not lab.hypervisors:
         raise ApplianceError(
             f"lab {lab.name} has no console proxy",
-            "sysvm lab up --topology console --name another",
+            "sysvm lab up --topology proxy --name another",
         )
     return found
 
 
-def document(lab: Lab, change: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The example with a certificate of the lab's own CA, and this merge patch over it."""
+def proxies_of(lab: Lab) -> tuple[SystemVM, ...]:
+    """The lab's console proxies."""
+    return tuple(vm for vm in lab.vms.values() if vm.spec.role == ROLE)
+
+
+def document(
+    lab: Lab, change: Mapping[str, Any] | None = None, *, vm: SystemVM | None = None
+) -> dict[str, Any]:
+    """The example with a certificate of the lab's own CA, and this merge patch over it.
+
+    It is for this VM, or for the lab's first console proxy.
+    """
     value: dict[str, Any] = json.loads((data.examples() / f"{ROLE}.json").read_bytes())
+    if vm is not None:
+        value["site"] = _site(value["site"], vm, proxies_of(lab).index(vm))
     merged: dict[str, Any] = merge(value, change or {})
     authority = lab.keys.authority
     identity = authority.issue(merged["console"]["domain"])
@@ -59,6 +71,21 @@ def document(lab: Lab, change: Mapping[str, Any] | None = None) -> dict[str, Any
     own = {"console": {"certificates": certificates, "key": identity.key}}
     result: dict[str, Any] = merge(merged, own)
     return result
+
+
+def _site(example: Mapping[str, Any], vm: SystemVM, number: int) -> dict[str, Any]:
+    """The example's site for another of the lab's proxies: its cards, and the addresses after."""
+    nics = {}
+    for card, (_, nic) in zip(vm.spec.nics, example["nics"].items(), strict=True):
+        shifted: dict[str, Any] = {_shifted(address, number): {} for address in nic["addresses"]}
+        control = card.name == vm.spec.control_nic
+        nics[card.mac] = {**nic, "addresses": {vm.spec.control_address: {}} if control else shifted}
+    return {**example, "hostname": vm.spec.hostname, "nics": nics}
+
+
+def _shifted(address: str, number: int) -> str:
+    interface = ip_interface(address)
+    return f"{interface.ip + number}/{interface.network.prefixlen}"
 
 
 def request(lab: Lab, method: str, path: str, body: bytes) -> Response:
@@ -124,17 +151,17 @@ def reachable(lab: Lab) -> int:
     note = lab.folder / "console-port"
     if note.exists():
         return int(note.read_text())
-    listener, port = _listener()
+    listener, port = doorway()
     with listener:
         push(lab, document(lab, {"console": {"domain": NAME, "public_port": port}}))
-        _forward(lab, listener)
+        lead(lab, listener, [public_address(lab)])
     note.write_text(str(port))
     return port
 
 
-def public_address(lab: Lab) -> str:
-    """Where browsers on the lab's internet find the proxy."""
-    nics = json.loads((data.examples() / f"{ROLE}.json").read_bytes())["site"]["nics"].values()
+def public_address(lab: Lab, vm: SystemVM | None = None) -> str:
+    """Where browsers on the lab's internet find this proxy, or the lab's first."""
+    nics = document(lab, vm=vm or proxy_of(lab))["site"]["nics"].values()
     (address,) = (a for nic in nics if nic["role"] == "public" for a in nic["addresses"])
     return str(ip_interface(address).ip)
 
@@ -150,7 +177,7 @@ def screen_of(lab: Lab, guest: str) -> Screen:
     return hypervisor.desktop(lab.guests[guest], port)
 
 
-def _listener() -> tuple[socket.socket, int]:
+def doorway() -> tuple[socket.socket, int]:
     """A socket on this machine's loopback: at the usual port, or at a free one."""
     for port in (PORT, 0):
         try:
@@ -161,8 +188,9 @@ def _listener() -> tuple[socket.socket, int]:
     raise ApplianceError("this machine has no free port")
 
 
-def _forward(lab: Lab, listener: socket.socket) -> None:
+def lead(lab: Lab, listener: socket.socket, addresses: Sequence[str]) -> None:
+    """Have this socket lead to the proxies at these addresses of the lab's internet."""
     program = Path(__file__).with_name("forward.py")
     handle = listener.fileno()
-    argv = [sys.executable, "-I", "-S", str(program), str(handle), public_address(lab), "443"]
+    argv = [sys.executable, "-I", "-S", str(program), str(handle), "443", *addresses]
     spawn(lab.internet.argv(argv), keep=(handle,))

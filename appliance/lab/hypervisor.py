@@ -160,3 +160,15 @@ class Hypervisor(Node):
         if process is None:
             raise ApplianceError(f"{argv[0]} on {node.name} ended", f"see {folder / 'log'}")
         return process
+
+    def tidy(self) -> None:
+        """Remove what X servers that were killed have left beside the lab."""
+        tidy(self.folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what the X servers of a hypervisor with this folder have left beside the lab."""
+    for display in folder.glob("desktop-*/display"):
+        number = display.read_text()
+        for path in (_SOCKETS / f"X{number}", _SOCKETS.parent / f".X{number}-lock"):
+            path.unlink(missing_ok=True)

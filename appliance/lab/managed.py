@@ -4,6 +4,7 @@ What an operator does once, in small: certificates, a key, a first token, the VM
 proxies registered.
 """
 
+import hashlib
 import json
 import socket
 import sys
@@ -17,11 +18,14 @@ from appliance.lab.cloud import Lab
 from appliance.lab.consoles import ROLE, public_address
 from appliance.lab.http import exchange
 from appliance.lab.process import spawn
+from appliance.lab.vm import SystemVM
 from appliance.lab.wait import wait_until
 
 PORT, EVENTS, HEARTBEATS = 8080, 8444, 8445  # on the management node
 HERE = 8080  # of this machine, where it is free
 ZONE = "lab"
+SUFFIX = ".console.example.test"  # of proxies' names on the lab's internet
+_NOTE = "managed.json"
 _START = 60.0  # seconds
 
 
@@ -45,6 +49,14 @@ class Managed:
         answer = exchange(sock, method, path, body=body, headers=headers)
         return answer.status, answer.json()
 
+    def upload(self, content: bytes) -> str:
+        """Leave a blob with it; its SHA-256, by which documents name it. Raises ApplianceError."""
+        name = hashlib.sha256(content).hexdigest()
+        status, answer = self.ask("PUT", f"/v1/blobs/{name}", data=content)
+        if status != 200:
+            raise ApplianceError(f"the manager refuses the blob: {answer}")
+        return name
+
     def must(self, method: str, path: str, value: object = None, *, role: str = "cloud") -> Any:
         """A call that has to succeed. Raises ApplianceError."""
         status, answer = self.ask(method, path, value, role=role)
@@ -53,13 +65,23 @@ class Managed:
         return answer
 
 
-def start(lab: Lab) -> Managed:
-    """Start a manager in a lab, or find the one that is there. Raises ApplianceError."""
+def find(lab: Lab) -> Managed | None:
+    """The lab's manager, if one was started."""
+    note = lab.folder / "manager" / _NOTE
+    if not note.exists():
+        return None
+    known = json.loads(note.read_text())
+    return Managed(lab, known["address"], known["port"], known["tokens"])
+
+
+def start(lab: Lab, *, suffix: str = SUFFIX) -> Managed:
+    """Start a manager in a lab, or find the one that is there. Raises ApplianceError.
+
+    Links lead to `203-0-113-20` and this suffix, where 203.0.113.20 is the proxy's address.
+    """
+    if (known := find(lab)) is not None:
+        return known
     folder = lab.folder / "manager"
-    note = folder / "managed.json"
-    if note.exists():
-        known = json.loads(note.read_text())
-        return Managed(lab, known["address"], known["port"], known["tokens"])
     folder.mkdir(mode=0o700)
     address = lab.manager.spec.nics[0].addresses[0].partition("/")[0]
     tokens = _prepare(lab, folder, address)
@@ -67,8 +89,9 @@ def start(lab: Lab) -> Managed:
     wait_until(lambda: lab.manager.reaches(address, PORT), _START, "the manager answers")
     made = Managed(lab, address, _forward(lab, address), tokens)
     for vm in lab.vms.values():
-        _register(made, vm.spec.hostname, vm.spec.role, vm.spec.control_address)
+        _register(made, vm, suffix)
     value = {"address": address, "port": made.port, "tokens": dict(tokens)}
+    note = folder / _NOTE
     note.touch(mode=0o600)
     note.write_text(json.dumps(value))
     return made
@@ -114,12 +137,13 @@ def _argv(lab: Lab, folder: Path, address: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _register(made: Managed, name: str, role: str, control: str) -> None:
-    agent = f"https://{control.partition('/')[0]}:{made.lab.manager.vm_port}"
-    vm = {"role": role, "zone": ZONE, "agent": agent, "account": made.lab.name}
-    made.must("PUT", f"/v1/vms/{name}", vm)
+def _register(made: Managed, vm: SystemVM, suffix: str) -> None:
+    name, role = vm.spec.hostname, vm.spec.role
+    agent = f"https://{vm.spec.control_address.partition('/')[0]}:{vm.spec.control_port}"
+    value = {"role": role, "zone": ZONE, "agent": agent, "account": made.lab.name}
+    made.must("PUT", f"/v1/vms/{name}", value)
     if role == ROLE:
-        host = f"{public_address(made.lab).replace('.', '-')}.console.example.test"
+        host = f"{public_address(made.lab, vm).replace('.', '-')}{suffix}"
         proxy = {"zone": ZONE, "agent": agent, "link": f"https://{host}/"}
         made.must("PUT", f"/v1/proxies/{name}", proxy)
 
@@ -134,7 +158,7 @@ def _forward(lab: Lab, address: str) -> int:
         with listener:
             handle = listener.fileno()
             program = str(Path(__file__).with_name("forward.py"))
-            argv = [sys.executable, "-I", "-S", program, str(handle), address, str(PORT)]
+            argv = [sys.executable, "-I", "-S", program, str(handle), str(PORT), address]
             spawn(lab.manager.argv(argv), keep=(handle,))
             return int(listener.getsockname()[1])
     raise ApplianceError("this machine has no free port")

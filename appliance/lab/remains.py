@@ -11,13 +11,12 @@ import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from appliance.lab import cgroup, network, state
+from appliance.lab import cgroup, hypervisor, network, state
 from appliance.lab.process import Identity
 from appliance.lab.state import Container
 from appliance.lab.wait import TookTooLong
 
 _SUPERVISORS = ("appliance.lab.supervisor", "appliance.lab.boot")
-_SCREENS = Path("/tmp")  # noqa: S108 - where X servers have their locks and sockets
 _ENDING = 10.0  # seconds
 _ROUNDS = 20
 
@@ -41,7 +40,8 @@ def remove(name: str) -> None:
         # What stays is an empty folder, and no reason to leave the rest.
         with contextlib.suppress(TookTooLong):
             cgroup.remove(group)
-    _tidy_screens(home)
+    for folder in home.glob("*/"):
+        hypervisor.tidy(folder)
     # The switch last: with its ports go the cables, whose names are free at once then.
     for space in sorted(spaces, key=lambda one: one == network.namespace(name, network.SWITCH)):
         network.remove(space)
@@ -80,11 +80,3 @@ def _noted(home: Path) -> Iterator[Identity]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             status = Container(path.parent).status()
             yield from (one for one in (status.supervisor, status.leader, status.nspawn) if one)
-
-
-def _tidy_screens(home: Path) -> None:
-    """Remove what X servers that were killed have left beside the lab."""
-    for display in home.glob("*/desktop-*/display"):
-        number = display.read_text()
-        for path in (_SCREENS / f".X11-unix/X{number}", _SCREENS / f".X{number}-lock"):
-            path.unlink(missing_ok=True)

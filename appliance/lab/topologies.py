@@ -83,6 +83,16 @@ class Topology:
     nodes: Mapping[str, Spec]
 
 
+_WORLD = World(
+    nics=(Nic("eth0", "public", "1e:00:cb:00:71:01", ("203.0.113.1/24",)),),
+    services=("198.51.100.10", "198.51.100.20", "198.51.100.53"),
+    zone={
+        "www.example.test": "198.51.100.10",
+        "shop.example.test": "198.51.100.20",
+        "ns.example.test": "198.51.100.53",
+    },
+)
+
 ROUTER = Topology(
     name="router",
     networks=("guest", "control", "public"),
@@ -101,15 +111,7 @@ ROUTER = Topology(
         ),
         "vm1": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0a"),)),
         "vm2": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0b"),)),
-        "internet": World(
-            nics=(Nic("eth0", "public", "1e:00:cb:00:71:01", ("203.0.113.1/24",)),),
-            services=("198.51.100.10", "198.51.100.20", "198.51.100.53"),
-            zone={
-                "www.example.test": "198.51.100.10",
-                "shop.example.test": "198.51.100.20",
-                "ns.example.test": "198.51.100.53",
-            },
-        ),
+        "internet": _WORLD,
         "management": Management(
             nics=(Nic("eth0", "control", "0e:00:a9:fe:00:01", ("169.254.0.1/16",)),)
         ),
@@ -193,8 +195,8 @@ _PROXY = SystemVm(
     control_port=8443,
 )
 
-CONSOLE = Topology(
-    name="console",
+PROXY = Topology(
+    name="proxy",
     networks=("guest", "control", "private", "public"),
     nodes={
         "vm": _PROXY,
@@ -233,6 +235,41 @@ DEMO = Topology(
 )
 """The router's cloud, with a console proxy that shows its guests' screens."""
 
+_PROXY_B = SystemVm(
+    role="console-proxy",
+    hostname="v-3-vm",
+    nics=(
+        Nic("eth0", "control", "0e:00:a9:fe:0a:05"),
+        Nic("eth1", "private", "06:00:0a:02:00:03"),
+        Nic("eth2", "public", "1e:00:cb:00:71:15"),
+    ),
+    control_nic="eth0",
+    control_address="169.254.10.5/16",
+    control_port=8443,
+)
+
+CONSOLE = Topology(
+    name="console",
+    networks=DEMO.networks,
+    nodes={
+        **DEMO.nodes,
+        "proxyb": _PROXY_B,
+        "vm3": GuestVm(nics=(Nic("eth0", "guest", "02:00:0a:01:01:0c"),)),
+        "internet": replace(
+            _WORLD,
+            zone={
+                **_WORLD.zone,
+                "203-0-113-20.console.example.test": "203.0.113.20",
+                "203-0-113-21.console.example.test": "203.0.113.21",
+            },
+        ),
+    },
+)
+"""A cloud as an operator has it: a router, three guests, two console proxies for their screens.
+
+`appliance.lab.estate` starts a manager in it that knows all of them.
+"""
+
 TOPOLOGIES: Mapping[str, Topology] = {
-    topology.name: topology for topology in (ROUTER, SITES, NAT, CONSOLE, DEMO)
+    topology.name: topology for topology in (ROUTER, SITES, NAT, PROXY, DEMO, CONSOLE)
 }

@@ -66,7 +66,7 @@ class Capture:
 @pytest.fixture(scope="module")
 def lab(boot_lab: Boot) -> Lab:
     """A console proxy whose next hop to the guests' network would carry it there."""
-    lab = boot_lab("console")
+    lab = boot_lab("proxy")
     lab.vm.wait_ready()
     lab.hypervisor.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
     guest = lab.guests["vm1"]

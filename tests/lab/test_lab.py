@@ -2,15 +2,18 @@
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from agent.system.run import Completed, run
 from appliance.errors import ApplianceError
-from appliance.lab import Lab, consoles, state
+from appliance.lab import Lab, consoles, remains, state
 from appliance.lab.node import NoLease
-from appliance.lab.process import Identity
+from appliance.lab.process import Identity, spawn
 from appliance.lab.wait import wait_until
 from tests.lab.conftest import Boot, lab_name
 
@@ -57,7 +60,7 @@ def test_down_leaves_no_trace() -> None:
 
 
 def test_screens_and_the_port_that_leads_to_them_leave_no_trace() -> None:
-    lab = Lab.up("console", name=lab_name())
+    lab = Lab.up("proxy", name=lab_name())
     for vm in lab.vms.values():
         vm.wait_ready()
     port = urlsplit(consoles.show(lab, "vm1").url).port
@@ -89,6 +92,47 @@ def test_a_half_built_lab_goes_down() -> None:
     Lab.find(name).down()
     assert traces(name) == []
     assert nspawn.wait(5)
+
+
+def sysvm(folder: Path, *words: str) -> Completed:
+    """The command line, about labs of its own alone."""
+    program = str(Path(sys.executable).with_name("sysvm"))
+    return run([program, *words], timeout=120, check=False, env={"SYSVM_LAB": str(folder)})
+
+
+@pytest.fixture
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a lab that may be left half made; in a folder of its own."""
+    monkeypatch.setenv("SYSVM_LAB", str(tmp_path))
+    name = lab_name()
+    yield name
+    remains.remove(name)
+
+
+def test_a_lab_whose_maker_is_killed_goes_down_with_all_others(killed: str, tmp_path: Path) -> None:
+    """Wherever it is killed: here, while the second of two VMs is started."""
+    name = killed
+    program = Path(sys.executable).with_name("sysvm")
+    up = [str(program), "lab", "up", "--name", name, "--topology", "sites"]
+    maker = spawn(up, env={"SYSVM_LAB": str(tmp_path)})
+    second = tmp_path / name / "vmb" / "settings.json"
+    wait_until(second.exists, 60, "the second VM's folder", every=0.001)
+    maker.kill()
+    maker.wait()
+    # Others that this version does not know, or that had not begun to be one.
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/lab.json").write_text('{"topology": "of another version"}')
+    (tmp_path / "none").mkdir()
+    shown = sysvm(tmp_path, "lab", "status").text
+    assert shown.count("half made") == 2
+    refused = sysvm(tmp_path, "lab", "shell", "--name", "odd")
+    assert refused.returncode != 0
+    done = sysvm(tmp_path, "lab", "down", "--all")
+    assert done.returncode == 0, done.text
+    assert {f"lab {one} is down" for one in (name, "none", "odd")} == set(done.text.splitlines())
+    assert traces(name) == []
+    assert not tmp_path.exists() or not list(tmp_path.iterdir())
+    assert "no lab is up" in sysvm(tmp_path, "lab", "status").text
 
 
 def test_two_labs_do_not_see_each_other(boot_lab: Boot) -> None:

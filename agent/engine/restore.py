@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from agent.document.boot import BootConfig, serialize
 from agent.document.document import Document, InvalidDocument, parse_value
-from agent.engine import ahead, tell
+from agent.engine import tell
 from agent.engine.errors import EngineError, UnreadableState
 from agent.engine.host import CheckFailed, Clock, Host
 from agent.engine.model import Announce, Committed, Degraded, Observed, Outcome, Plan, Step
 from agent.engine.plan import name, needs_systemd
 from agent.engine.store import Revision, State, Store
-from agent.engine.target import Target, Targets
+from agent.engine.target import Target, Targets, keep_firewall
 from agent.monitor.events import NOWHERE, Recorder
 
 log = logging.getLogger(__name__)
@@ -129,8 +129,7 @@ def _boot(
     observed = replace(observed, units=host.unit_states(target.desired.owned_units))
     perform(targets.compare(target, observed), daemons=True)
     targets.remember(target)
-    kept = target.desired.sets.values(), target.tables, target.origin
-    store.put_firewall(*kept, ahead.network(target.desired))
+    keep_firewall(store, target)
     store.put_state(replace(state, current=number, confirmed=number))
     log.info("revision %d restored", number)
     return Committed(number, Plan(tuple(steps)))

@@ -7,7 +7,8 @@
     firewall/{sets,v4,v6}   the confirmed firewall, as text, which closes the VM at boot
     firewall/origin         a digest of what that text was rendered from
     firewall/network        the network that belongs to it (engine/ahead.py)
-    firewall/sums           digests of these, for sha256sum: nothing is put in that is of two minds
+    firewall/sums           the revision's number and digests of these, for sha256sum: no network is
+                            put in by files of two minds, or of a revision that is not confirmed
 
 Every file is replaced whole and durably. What cannot be read is an error, never an empty state;
 the newest whole revision stands in for it (`recover`).
@@ -295,6 +296,7 @@ class Store:
 
     def put_firewall(
         self,
+        revision: int,
         sets: Iterable[AddressSet],
         tables: Mapping[tuple[Family, Table], str],
         origin: str,
@@ -303,8 +305,10 @@ class Store:
         """Keep what closes the VM at the next boot, before anything of ours can start.
 
         `origin` is a digest of what the tables were rendered to before they became canonical. What
-        has not changed is not written. The sums, without which no network is put in, need not be
-        durable: where they are of another revision, they do not fit the rest.
+        has not changed is not written. The sums, without which no network is put in, are kept
+        before the state says that `revision` is confirmed, and are good for nothing until it does:
+        wherever the power goes, files and state are of one revision or wait for the restore. So
+        they need not be durable themselves.
         """
         parts = {"sets": sets_text(sets)}
         for family in Family:
@@ -314,8 +318,8 @@ class Store:
         sums = [
             f"{hashlib.sha256(text.encode()).hexdigest()}  {folder / name}\n"
             for name, text in named.items()
-            if text  # what is empty may not be there
         ]
+        sums.insert(0, f"# revision {revision}\n")
         parts |= {"origin": origin, "network": network, "sums": "".join(sums)}
         for name, text in parts.items():
             digest = hashlib.sha256(text.encode()).hexdigest()
@@ -330,17 +334,19 @@ class Store:
             return None
         found: dict[tuple[Family, Table], str] = {}
         for family in Family:
-            for part in re.split(r"^(?=\*)", self._kept(f"v{int(family)}"), flags=re.MULTILINE):
+            for part in re.split(
+                r"^(?=\*)", self._kept(f"v{int(family)}") or "", flags=re.MULTILINE
+            ):
                 name = part[1:].partition("\n")[0]
                 if name in set(Table):
                     found[family, Table(name)] = part
         return found
 
-    def _kept(self, name: str) -> str:
+    def _kept(self, name: str) -> str | None:
         try:
             return (self._folder / "firewall" / name).read_text()
         except (OSError, ValueError):
-            return ""
+            return None
 
     # -- files ------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from agent.document.boot import BootConfig
 from agent.document.document import Document, InvalidDocument
-from agent.engine import firewall
+from agent.engine import ahead, firewall
 from agent.engine.compose import Composer, Push
 from agent.engine.errors import EngineError
 from agent.engine.host import CheckFailed, Host, Scope
@@ -40,6 +40,16 @@ class Target:
     files: Mapping[str, str]  # path -> SHA-256
     tables: Mapping[tuple[Family, Table], str]  # canonical
     origin: str = ""  # what the tables became canonical from: a digest of the text and its sets
+
+
+def keep_firewall(store: Store, target: Target) -> None:
+    """Keep the firewall, and the network, for a boot before anything of ours can start.
+
+    Raises HostFull.
+    """
+    number, desired = target.revision.info.number, target.desired
+    network = ahead.network(desired)
+    store.put_firewall(number, desired.sets.values(), target.tables, target.origin, network)
 
 
 class Targets:

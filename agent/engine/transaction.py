@@ -14,7 +14,7 @@ from dataclasses import replace
 from agent.document.boot import BootConfig
 from agent.document.document import Document, InvalidDocument, merge, parse, parse_value
 from agent.document.json import NotJson, loads
-from agent.engine import ahead, tell
+from agent.engine import tell
 from agent.engine.errors import (
     AwaitingConfirm,
     EngineError,
@@ -45,7 +45,7 @@ from agent.engine.restore import document_of, restore
 from agent.engine.running import Running
 from agent.engine.store import Revision, State, Store
 from agent.engine.swap import DidNotHold, Swap, bystanders
-from agent.engine.target import Target, Targets
+from agent.engine.target import Target, Targets, keep_firewall
 from agent.monitor.events import NOWHERE, Recorder
 
 log = logging.getLogger(__name__)
@@ -350,6 +350,9 @@ class Engine(Running):
         if state.making is not None:
             self._store.forget(state.making)
         broken = "" if down <= spared else f"{cause}; and put back: {'; '.join(warnings)}"
+        if state.current == state.confirmed is not None:
+            with contextlib.suppress(HostFull):
+                keep_firewall(self._store, target)  # the commit may have got as far as that
         self._store.put_state(replace(state, making=None, degraded=broken))
         self._prune(state)
         number = target.revision.info.number
@@ -445,10 +448,8 @@ class Engine(Running):
     def _put_confirmed(self, state: State) -> None:
         """Commit, and keep the firewall for a boot in which nothing of ours can start."""
         if state.current is not None:
-            target = self._targets.running(state.current)
-            desired = target.desired
-            kept = desired.sets.values(), target.tables, target.origin
-            self._store.put_firewall(*kept, ahead.network(desired))
+            keep_firewall(self._store, self._targets.running(state.current))
+            self._host.fault("push:kept")
         self._store.put_state(state)
 
     def _remember(self, target: Target) -> None:

@@ -24,6 +24,7 @@ POINTS = (
     "announce",
     "verified",
     "probed",
+    "kept",
 )
 """Before the commit, in order: whatever happens there leaves the old revision."""
 

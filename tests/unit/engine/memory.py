@@ -240,14 +240,31 @@ class PlainDisk:
     """Writes like the real one, less the fsync."""
 
     full: bool = False
+    dies_after: int | None = None  # the agent, after so many writes in all
+    full_at: int | None = None  # for this write alone
+    writes: int = 0
+    slow: dict[Path, bytes | None] = field(default_factory=dict)  # as a power cut leaves it
 
     def write(self, path: Path, content: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
-        if self.full:
+        self.writes += 1
+        if self.full or self.writes == self.full_at:
             raise HostFull("no space left on the device")
         path.parent.mkdir(parents=True, exist_ok=True)
+        if durable:
+            self.slow.pop(path, None)
+        else:
+            self.slow.setdefault(path, path.read_bytes() if path.exists() else None)
         temporary = path.with_name(path.name + ".new")
         temporary.write_bytes(content)
         temporary.rename(path)
+        if self.writes == self.dies_after:
+            raise Died(path.name)
+
+    def lose(self) -> None:
+        """The power is cut, and no write has reached the disk that need not have."""
+        for path, content in self.slow.items():
+            path.unlink() if content is None else path.write_bytes(content)
+        self.slow.clear()
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)

@@ -1,13 +1,19 @@
 """The agent or the power ends at any step, or what was kept cannot be read."""
 
+import hashlib
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from agent.engine.model import Committed, Observed, Unchanged
+from agent.engine.host import HostFull
+from agent.engine.model import Committed, Observed, RolledBack, Unchanged
 from tests.unit.engine.documents import router, with_forward, with_services, with_tunnels
 from tests.unit.engine.machine import Machine, same
 from tests.unit.engine.memory import Died
+
+SCRIPT = Path(__file__).parents[3] / "systemd/share/firewall"
 
 CHANGES = {
     "everything comes": (None, with_services(2)),
@@ -77,6 +83,99 @@ def test_power_cut_at_any_step_boots_the_old_revision_or_the_new_one(
         machine.reboot()
         assert any(same(machine.host.snapshot(), whole) for whole in (old, new)), point
         assert machine.engine.recover() is None
+
+
+def _ahead(machine: Machine) -> dict[str, str] | None:
+    """What share/firewall would put in before the restore; None where it waits for that."""
+    folder = machine.folder / "firewall"
+    (folder / "told").write_text(f"{hashlib.sha256(b'').hexdigest()}  /dev/null\n")
+    decides = SCRIPT.read_text().partition("has_nic()")[0]
+    decides = decides.replace("/var/lib/sysvm", str(machine.folder)) + "of_one_mind"
+    if subprocess.run(["sh", "-c", decides], check=False, capture_output=True).returncode:
+        return None
+    texts = {name: folder / name for name in ("sets", "v4", "v6", "network")}
+    return {name: path.read_text() if path.exists() else "" for name, path in texts.items()}
+
+
+def _confirmed(machine: Machine) -> int:
+    state: dict[str, int] = json.loads((machine.folder / "state.json").read_bytes())
+    return state["confirmed"]
+
+
+FIREWALLS = {
+    "a forward changes": (with_forward(2), with_forward(3, port=81)),
+    "what was there before comes back": (with_forward(2, port=81), with_forward(3, port=80)),
+    "services come": (with_forward(2), with_services(3)),
+    "only services change": (with_services(2), with_services(3, name="vm2")),
+}
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+@pytest.mark.parametrize("change", FIREWALLS)
+def test_boot_goes_ahead_of_the_restore_as_the_confirmed_revision_or_not_at_all(
+    tmp_path: Path, change: str, lost: int
+) -> None:
+    """The power is cut after every single write of an apply.
+
+    What need not be durable of the last pushes is lost: of none, of the one that is cut, of the one
+    before, too.
+    """
+    before, after = FIREWALLS[change]
+
+    def make(name: str) -> Machine:
+        machine = Machine(tmp_path / name)
+        machine.engine.push(with_forward(1, port=80))
+        if lost < 2:
+            machine.engine.push(before)
+        machine.disk.slow.clear()
+        machine.engine.push(before)
+        return machine
+
+    machine = make("count")
+    old, ran = _ahead(machine), _confirmed(machine)
+    done = machine.disk.writes
+    assert isinstance(machine.engine.push(after), Committed)
+    writes, new = machine.disk.writes - done, _ahead(machine)
+    assert old is not None
+    assert new is not None
+    seen = set()
+    for cut in range(1, writes + 1):
+        machine = make(str(cut))
+        assert _ahead(machine) == old
+        machine.disk.dies_after = machine.disk.writes + cut
+        with pytest.raises(Died):
+            machine.engine.push(after)
+        if lost:
+            machine.disk.lose()
+        found = _ahead(machine)
+        assert found in (None, old if _confirmed(machine) == ran else new), cut
+        seen.add(found is None)
+        machine.reboot()
+        assert _ahead(machine) == (old if _confirmed(machine) == ran else new), cut
+    assert seen >= ({True} if lost == 2 else {False})
+
+
+def test_commit_that_found_the_disk_full_leaves_nothing_to_go_ahead_by(machine: Machine) -> None:
+    """Nor does a write that fails in the middle of a commit."""
+    machine.engine.push(with_forward(1))
+    old = _ahead(machine)
+    assert old is not None
+    refused = 0
+    for generation in range(2, 40):
+        machine.disk.full_at = machine.disk.writes + generation - 1
+        try:
+            outcome = machine.engine.push(with_forward(generation, port=81))
+        except HostFull:
+            refused += 1
+            continue
+        if isinstance(outcome, Committed):
+            break
+        assert isinstance(outcome, RolledBack)
+        refused += 1
+        assert _ahead(machine) in (None, old)
+        machine.reboot()
+        assert _ahead(machine) == old
+    assert refused > 5
 
 
 def test_death_while_rolling_back_rolls_back(tmp_path: Path) -> None:

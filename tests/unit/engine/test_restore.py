@@ -252,6 +252,24 @@ def test_kept_network_fits_the_kept_firewall(machine: Machine) -> None:
     assert fits()
 
 
+def test_kept_network_is_of_the_revision_that_is_confirmed(machine: Machine) -> None:
+    engine = machine.boot(BOOT)
+
+    def kept() -> str:
+        return (machine.folder / "firewall" / "sums").read_text().partition("\n")[0]
+
+    engine.push(with_forward(1))
+    first = engine.state().confirmed
+    assert kept() == f"# revision {first}"
+    trial = engine.push(with_forward(2, port=81), confirm_within=60)
+    assert isinstance(trial, Provisional)
+    assert kept() == f"# revision {first}"
+    engine.confirm(trial.revision)
+    assert kept() == f"# revision {trial.revision}"
+    machine.boot(BOOT)
+    assert kept() == f"# revision {trial.revision}"
+
+
 def test_revisions_that_are_not_restored_are_not_read(machine: Machine) -> None:
     engine = machine.boot(BOOT)
     for generation in (1, 2, 3):

@@ -17,6 +17,7 @@ from appliance.manager.tables import proxies, sessions
 LEASE = 6.0  # seconds that a manager may follow a proxy without saying so again
 MOVED = "the VM's console is at another proxy now"
 LOST = "its proxy fell silent, and did not come back"
+FORGOTTEN = "its proxy began anew, and there was no place for it"
 
 AVAILABLE = (proxies.c.up, ~proxies.c.draining, ~proxies.c.drained_there)
 

@@ -80,8 +80,12 @@ def take_report(
             _bring_up_to_date(connection, ours[one.id], one, now)
     here = {one.id for one in report.sessions}
     for identity, known in ours.items():
-        if identity not in here and (identity in report.ended or known.placed < now - SETTLE):
-            end(connection, identity, report.ended.get(identity, GONE), now)
+        if identity in here:
+            continue
+        if identity in report.ended:
+            end(connection, identity, report.ended[identity], now)
+        elif known.placed < now - SETTLE and known.state != "lost":
+            _miss(connection, known, now)
     return (*strangers, *(reunite(connection, name, now) if becomes else ()))
 
 
@@ -117,6 +121,21 @@ def _reclaim(
         ).one_or_none()
         if taken is not None:
             ours[identity] = taken
+
+
+def _miss(connection: Connection, known: Row[tuple[object, ...]], now: float) -> None:
+    """A session is not there any more, and its proxy does not say why: it has begun anew.
+
+    A page that promised a secret comes back with it, so it is held for that (`Consoles.rescue`).
+    """
+    if known.state not in {"open", "waiting"} or not known.resume_sha256 or not known.sealed:
+        end(connection, known.id, GONE, now)
+        return
+    connection.execute(
+        update(sessions)
+        .where(sessions.c.id == known.id, sessions.c.ended.is_(None))
+        .values(state="lost", placed=now)
+    )
 
 
 def _known(report: Report, ours: Iterable[str]) -> int:

@@ -4,14 +4,15 @@
         |                                 |                             |
         +---------------------------------+-----------------------------+--> ended (why)
 
-A session whose proxy fell silent, or drains, is reserved anew elsewhere if its page can come back.
+A session whose proxy fell silent, or drains, is reserved anew elsewhere if its page can come back;
+one that its proxy has forgotten is lost, and reserved anew at that or another one.
 A reservation counts against the proxy's caps from the moment that it is committed, so that caps
 hold however many managers place sessions at once. What a proxy reports moves it on.
 """
 
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
@@ -31,6 +32,7 @@ class State(enum.StrEnum):
     OFFERED = "offered"  # the proxy waits for its browser
     OPEN = "open"
     WAITING = "waiting"  # the browser is lost, and may come back
+    LOST = "lost"  # its proxy has begun anew, and knows nothing of it; its page may come back
     ENDED = "ended"
 
 
@@ -151,15 +153,17 @@ def _take(connection: Connection, candidate: Candidate, wanted: Wanted, now: flo
     return place
 
 
-def _room(connection: Connection, candidate: Candidate) -> Place | None:
-    """The proxy, locked and with room; None where it has none any more."""
+def _room(connection: Connection, candidate: Candidate, but: str = "") -> Place | None:
+    """The proxy, locked and with room; None where it has none any more. `but` counts for none."""
     row = connection.execute(
         select(proxies).where(proxies.c.name == candidate.proxy).with_for_update()
     ).one_or_none()
     if row is None:
         return None
     load = connection.execute(
-        select(func.count()).where(sessions.c.proxy == candidate.proxy, sessions.c.ended.is_(None))
+        select(func.count()).where(
+            sessions.c.proxy == candidate.proxy, sessions.c.ended.is_(None), sessions.c.id != but
+        )
     ).scalar_one()
     now_is = places.as_candidate(row, load)
     limit = now_is.hard if candidate.again else now_is.soft
@@ -175,9 +179,10 @@ def _room(connection: Connection, candidate: Candidate) -> Place | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """A session whose page waits for a proxy, for its own is silent, or drains and has let go."""
+    """A session whose page waits for a proxy: its own is silent, began anew, or drains."""
 
     id: str
+    proxy: str
     vm: str
     user: str
     title: str
@@ -191,15 +196,21 @@ def lost(connection: Connection, identity: str | None = None, limit: int = 100) 
 
     All of them, or this one if it is lost.
     """
-    gone = ~proxies.c.up | (
-        (proxies.c.draining | proxies.c.drained_there) & (sessions.c.state == State.WAITING.value)
+    forgotten = sessions.c.state == State.LOST.value
+    gone = (
+        ~proxies.c.up
+        | forgotten
+        | (
+            (proxies.c.draining | proxies.c.drained_there)
+            & (sessions.c.state == State.WAITING.value)
+        )
     )
     query = (
         select(*(sessions.c[name] for name in Lost.__slots__))
         .join(proxies, proxies.c.name == sessions.c.proxy)
         .where(
             sessions.c.ended.is_(None),
-            sessions.c.state.in_((State.OPEN.value, State.WAITING.value)),
+            sessions.c.state.in_((State.OPEN.value, State.WAITING.value, State.LOST.value)),
             sessions.c.resume_sha256 != "",
             sessions.c.sealed != "",
             gone,
@@ -221,12 +232,16 @@ def move(
     """
     if one not in lost(connection, one.id):
         return None
-    everyone = places.all_candidates(connection)
+    # The place that it has already is its own.
+    everyone = [
+        replace(proxy, load=proxy.load - 1) if proxy.name == one.proxy else proxy
+        for proxy in places.all_candidates(connection)
+    ]
     found = candidates(everyone, there(connection, one.vm), one.zone, order)
     if isinstance(found, Reason):
         return found
     for candidate in found:
-        place = _room(connection, candidate)
+        place = _room(connection, candidate, but=one.id)
         if place is not None:
             connection.execute(
                 update(sessions)
@@ -255,14 +270,19 @@ def offered(connection: Connection, identity: str) -> bool:
 
 
 def expire(connection: Connection, now: float, after: float) -> tuple[str, ...]:
-    """End reservations that nobody has offered, for their manager has died."""
-    found = connection.execute(
-        update(sessions)
-        .where(sessions.c.state == State.RESERVED.value, sessions.c.placed < now - after)
-        .values(**places.over(NOT_OFFERED, now))
-        .returning(sessions.c.id)
-    )
-    return tuple(sorted(found.scalars()))
+    """End reservations that nobody has offered, for their manager has died.
+
+    And sessions that their proxy forgot, where there was no room for them so long.
+    """
+    found: list[str] = []
+    for state, why in ((State.RESERVED, NOT_OFFERED), (State.LOST, places.FORGOTTEN)):
+        found += connection.execute(
+            update(sessions)
+            .where(sessions.c.state == state.value, sessions.c.placed < now - after)
+            .values(**places.over(why, now))
+            .returning(sessions.c.id)
+        ).scalars()
+    return tuple(sorted(found))
 
 
 # -- telling -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from appliance.lab.wait import wait_until
-from appliance.manager import follow
+from appliance.manager import consoles, follow, reports
 from appliance.manager.access import Role
 from appliance.manager.database import Database
 from tests.unit.manager import rig as rigs
@@ -195,6 +195,28 @@ def test_a_proxy_that_dies_is_silent_and_its_pages_come_back_elsewhere(
     rig.proxies[name].up()
     rig.wait_for(name, "running")
     wait_until(lambda: len(machine.table) == 0, 60, "the session is over where it was")
+
+
+def test_a_proxy_that_begins_anew_has_the_sessions_back_that_pages_come_for(
+    rig: Rig, cloud: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "SETTLE", 0.5)
+    value = opened(cloud)
+    machine = rig.proxies[value["proxy"]].machine
+    back = "b" * 43
+    assert machine.open(secret(value), hashlib.sha256(back.encode()).digest())
+    others = [opened(cloud) for _ in range(3)]  # as many as there may be; nobody opens them
+    wait_until(lambda: state(cloud, value["id"]) == "open", 60, "the session is open")
+    wait_until(lambda: state(cloud, others[-1]["id"]) == "offered", 60, "it is offered")
+    machine.restart(consoles.UNIT)
+    machine.changed.set()
+    wait_until(lambda: machine.table.get(value["id"]), 60, "the proxy is told again")
+    assert not machine.open(secret(value))
+    assert machine.open(back)
+    wait_until(lambda: state(cloud, value["id"]) == "open", 60, "the session is open again")
+    for one in others:
+        wait_until(lambda one=one: state(cloud, one["id"]) == "ended", 60, "the others are over")  # type: ignore[misc]  # the default binds
+    assert not any(machine.open(secret(one)) for one in others)
 
 
 def test_a_proxy_that_only_management_did_not_hear_keeps_its_sessions(

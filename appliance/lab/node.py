@@ -151,7 +151,7 @@ class Node:
         found = self.run(argv, timeout + 5, check=False)
         return tuple(dict.fromkeys(line.split()[0] for line in found.text.splitlines()))
 
-    def query(self, name: str, kind: str = "A", *, server: str, timeout: float = 2) -> Any:
+    def query(self, name: str, kind: str = "A", *, server: str, timeout: float = 5) -> Any:
         """Ask this DNS server directly; dnspython's message. Raises dns.exception.Timeout."""
         import dns.message
         import dns.query

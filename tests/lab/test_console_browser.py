@@ -222,14 +222,16 @@ def test_a_machines_firmware_is_seen_with_the_proxys_certificate(
         firmware.close()
 
 
-def test_no_packet_of_the_proxys_was_in_the_guests_network(lab: Lab, capture: Capture) -> None:
+def test_no_packet_of_the_proxys_was_in_the_guests_network(
+    lab: Lab, capture: Capture, screen: Screen
+) -> None:
     address = {"address": GUEST, "port": 5901}
     body = b'{"secret_sha256": "%s", "vm": "v", "user": "u", "target": %s}'
     body %= b"00" * 32, str(address).replace("'", '"').encode()
     assert consoles.request(lab, "PUT", "/v1/console/sessions/guest", body).status == 422
     for user in (console.USER, "root"):
         assert not opens(lab, GUEST, 5901, user=user)
-    assert opens(lab, "10.2.0.7", 5901)
+    assert opens(lab, "10.2.0.7", screen.port)
     assert capture.of_the_proxy() == []
     # The way there and the eye on it are in order: with a hole in the wall it is another matter.
     hole = ["OUTPUT", "-d", GUEST, "-j", "ACCEPT"]

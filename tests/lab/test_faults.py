@@ -1,6 +1,7 @@
 """Deaths and power cuts at every point of a push: the old revision or the new one, whole."""
 
 import contextlib
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -309,32 +310,40 @@ def test_broken_state_falls_back_and_never_opens(router_lab: Lab) -> None:
 # -- commit-confirm ----------------------------------------------------------------------------
 
 
-def provisional(lab: Lab, generation: int, seconds: int) -> int:
-    document = example(generation)
-    document["nat"]["forwards"]["more"] = {**FORBIDDEN, "ports": 9999}
+_GENERATIONS = itertools.count(20)
+
+
+def running(lab: Lab) -> int:
+    """The generation that runs."""
+    return int(lab.vm.request("GET", "/v1/status").json()["running"]["generation"])
+
+
+def provisional(lab: Lab, port: int, seconds: int) -> int:
+    document = example(next(_GENERATIONS))
+    document["nat"]["forwards"]["more"] = {**FORBIDDEN, "ports": port}
     answer = lab.vm.request("PUT", f"/v1/document?confirm_within={seconds}", json=document)
     assert answer.status == 202, answer.text
-    assert "9999" in whole(lab).firewall
+    assert str(port) in whole(lab).firewall
     revision: int = answer.json()["revision"]
     return revision
 
 
 def test_unconfirmed_push_goes_back_without_the_agent(router_lab: Lab) -> None:
     lab = router_lab
-    old = whole(lab)
-    provisional(lab, 20, 3)
+    old, before = whole(lab), running(lab)
+    provisional(lab, 9997, 10)
     lab.vm.run(["systemctl", "kill", "--signal=KILL", "sysvm-agent"])
     lab.vm.run(["systemctl", "stop", "sysvm-agent"])
     wait_until(lambda: whole(lab) == old, 15, "the timer to roll back")
     lab.vm.run(["systemctl", "start", "sysvm-agent"])
     lab.vm.wait_ready()
-    assert lab.vm.request("GET", "/v1/status").json()["running"]["generation"] == 1
+    assert running(lab) == before
 
 
 def test_reboot_before_the_confirm_restores_what_was_confirmed(router_lab: Lab) -> None:
     lab = router_lab
     old = whole(lab)
-    provisional(lab, 21, 600)
+    provisional(lab, 9998, 600)
     lab.vm.pull_plug()
     lab.vm.start()
     lab.vm.wait_ready()
@@ -344,7 +353,7 @@ def test_reboot_before_the_confirm_restores_what_was_confirmed(router_lab: Lab) 
 
 def test_confirmed_push_stays(router_lab: Lab) -> None:
     lab = router_lab
-    revision = provisional(lab, 22, 4)
+    revision = provisional(lab, 9999, 60)
     assert lab.vm.request("POST", f"/v1/revisions/{revision}/confirm").status == 200
     timers = lab.vm.run(["systemctl", "list-timers", "--all", "--no-legend"]).text
     assert "sysvm-confirm" not in timers

@@ -38,11 +38,16 @@ def serves(lab: Lab) -> bool:
 
 @contextmanager
 def small_disk(lab: Lab, folder: str) -> Iterator[None]:
-    """The folder on a file system of its own, with all that is in it and little room besides."""
+    """The folder on a file system of its own, with all that is in it and little room besides.
+
+    What the agent writes and deletes while it is copied makes `cp` complain; it is copied again.
+    """
+    copy = "cp -a {0}/. {1}/ || cp -a {0}/. {1}/"
     script = (
-        'set -e; mkdir -p /tmp/small; mount -t tmpfs -o size=16m,mode=0755 tmpfs /tmp/small; '
-        f'cp -a {folder}/. /tmp/small/; mount --bind /tmp/small {folder}; umount /tmp/small'
-    )  # fmt: skip
+        "set -e; mkdir -p /tmp/small; mount -t tmpfs -o size=16m,mode=0755 tmpfs /tmp/small; "
+        f"{copy.format(folder, '/tmp/small')}; "
+        f"mount --bind /tmp/small {folder}; umount /tmp/small"
+    )
     lab.vm.run(["sh", "-c", script])
     try:
         yield
@@ -50,8 +55,8 @@ def small_disk(lab: Lab, folder: str) -> Iterator[None]:
         # What was written meanwhile goes back to where it belongs.
         script = (
             "set -e; mkdir -p /tmp/back; mount -t tmpfs tmpfs /tmp/back; "
-            f"cp -a {folder}/. /tmp/back/; umount {folder}; cp -a /tmp/back/. {folder}/; "
-            "umount /tmp/back"
+            f"{copy.format(folder, '/tmp/back')}; umount {folder}; "
+            f"cp -a /tmp/back/. {folder}/; umount /tmp/back"
         )
         lab.vm.run(["sh", "-c", script])
 

@@ -49,7 +49,11 @@ def serve(
     agent_certificate: Annotated[Path, typer.Option(help="What agents are shown, PEM.")],
     agent_key: Annotated[Path, typer.Option(help="Its key, PEM.")],
     database: DatabaseUrl = AT_HOME,
-    listen: Annotated[str, typer.Option(help="Where it answers, without TLS.")] = "127.0.0.1:8080",
+    listen: Annotated[str, typer.Option(help="Where it answers.")] = "127.0.0.1:8080",
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="What its callers are shown, PEM; without, there is no TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
     key: Annotated[
         Path, typer.Option(help="The key that secrets are sealed with; made if it is not there.")
     ] = Path("/var/lib/sysvm-manager/seal.key"),
@@ -106,13 +110,27 @@ def serve(
     )
     doors = serving.Doors(
         api=serving.Endpoint.parse(listen),
+        shown=_shown("--tls-certificate", tls_certificate, "--tls-key", tls_key),
         events=serving.Endpoint.parse(events) if events else None,
-        certificate=certificate,
-        key=certificate_key,
+        shown_to_vms=_shown(
+            "--certificate", certificate, "--certificate-key", certificate_key, agent_ca
+        ),
         heartbeats=serving.Endpoint.parse(heartbeats) if heartbeats else None,
         balancer=balancer,
     )
     serving.run(Database(database), settings, doors)
+
+
+def _shown(
+    name: str, certificate: Path | None, key_name: str, key: Path | None, ca: Path | None = None
+) -> Any:
+    from appliance.manager.tls import Shown
+
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ApplianceError(f"{name} and {key_name} go together")
+    return Shown(certificate, key, ca)
 
 
 # -- tokens ------------------------------------------------------------------------------------

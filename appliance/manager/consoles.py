@@ -204,7 +204,7 @@ class Consoles:
             self._end(identity, f"{place.proxy} does not answer")
             log.warning("proxy %s does not take a session: %s", place.proxy, error)
             return False
-        self._database.write(lambda c: sessions.offered(c, identity))
+        self._database.write(lambda c: sessions.offered(c, identity), durable=False)
         return True
 
     def _end(self, identity: str, why: str) -> bool:

@@ -36,6 +36,8 @@ _BUSY = 30.0  # seconds that SQLite waits for another process
 _AGAIN = 5  # times that a transaction is done again
 _ALL = 0x5359_5356_4D00  # PostgreSQL's advisory lock of everybody who places
 _MIGRATING = _ALL + 1
+_SYNC = {True: "FULL", False: "NORMAL"}
+_NOT_DURABLE = text("SET LOCAL synchronous_commit = off")
 # A list is evaluated from its left: each lock is had before the next is asked for.
 _PLACING = text("SELECT pg_advisory_xact_lock_shared(:all), pg_advisory_xact_lock(:vm)")
 _PLACING_COUNTED = text(
@@ -92,9 +94,13 @@ class Database:
         with self._engine.connect() as connection:
             yield connection
 
-    def write(self, work: Callable[[Connection], Result]) -> Result:
-        """Do this in one transaction, again from the beginning where the database undid it."""
-        return self._write(lambda _: None, work)
+    def write(self, work: Callable[[Connection], Result], *, durable: bool = True) -> Result:
+        """Do this in one transaction, again from the beginning where the database undid it.
+
+        One that is not durable waits for no disk: a power cut may undo it, with whatever was not
+        durable after it, and nothing before. It is for what is heard again or found out anew.
+        """
+        return self._write(lambda _: None, work, durable)
 
     def placing(
         self, vm: str, work: Callable[[Connection], Result], user: str | None = None
@@ -116,14 +122,20 @@ class Database:
         return self._write(lock, work)
 
     def _write(
-        self, lock: Callable[[Connection], None], work: Callable[[Connection], Result]
+        self,
+        lock: Callable[[Connection], None],
+        work: Callable[[Connection], Result],
+        durable: bool = True,
     ) -> Result:
+        options = {"sysvm_writes": True, "sysvm_durable": durable}
         for attempt in range(1, _AGAIN + 1):
             try:
                 with self._turn, self._engine.connect() as plain:
-                    connection = plain.execution_options(sysvm_writes=True)
+                    connection = plain.execution_options(**options)
                     with connection.begin():
                         if self.dialect == "postgresql":
+                            if not durable:
+                                connection.execute(_NOT_DURABLE)
                             lock(connection)
                         return work(connection)
             except DBAPIError as error:
@@ -193,7 +205,7 @@ def _sqlite_connected(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     for pragma in (
         "journal_mode = WAL",
-        "synchronous = FULL",  # what was acknowledged survives a power cut
+        "synchronous = FULL",
         f"busy_timeout = {int(_BUSY * 1000)}",
         "foreign_keys = ON",
     ):
@@ -202,5 +214,11 @@ def _sqlite_connected(connection: Any, _record: object) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("sysvm_writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get("sysvm_writes"):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # What was acknowledged survives a power cut. The log is synced in its order: by NORMAL, with
+    # the next transaction that is synced itself.
+    connection.exec_driver_sql(f"PRAGMA synchronous = {_SYNC[options['sysvm_durable']]}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -106,7 +106,7 @@ class Follower:
             proxies.note_fault(connection, self._name, "")
             return reports.take_report(connection, self._name, report, now, alone=alone)
 
-        over = self._database.write(lambda c: take(c, alone=False))
+        over = self._database.write(lambda c: take(c, alone=False), durable=False)
         if over is None:
             over = self._database.returning(lambda c: take(c, alone=True))
             log.info("proxy %s takes sessions", self._name)
@@ -148,7 +148,9 @@ class Follow:
     def look(self) -> None:
         """Follow those that nobody follows, and note what has become of the others."""
         now = self._now()
-        mine = self._database.write(lambda c: proxies.claim(c, self._name, now, _SHARE))
+        mine = self._database.write(
+            lambda c: proxies.claim(c, self._name, now, _SHARE), durable=False
+        )
         with self._database.read() as connection:
             wanted = {name: proxies.where(connection, name) for name in mine}
         for name, follower in list(self._followers.items()):

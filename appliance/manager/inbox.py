@@ -12,41 +12,28 @@ import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 
-from appliance.errors import ApplianceError
 from appliance.manager import bodies, happenings, problems
 from appliance.manager.database import Database
 from appliance.manager.happenings import Batch, Names
 from appliance.manager.notices import Notice, note_sometimes
 from appliance.manager.problems import Answer, Refusal
+from appliance.manager.tls import HANDSHAKE, Shown
 
 log = logging.getLogger(__name__)
 
 LONGEST = 8 * 1024 * 1024  # bytes of a batch: a thousand events
 CONNECTIONS = 200  # at once; more wait in the kernel
-_HANDSHAKE = 10.0  # seconds
 _IDLE = 30.0  # seconds
 
 
 class Inbox:
     """Takes batches of events."""
 
-    def __init__(self, database: Database, certificate: Path, key: Path, ca: Path) -> None:
-        """Raises ApplianceError."""
+    def __init__(self, database: Database, shown: Shown) -> None:
         self._database = database
-        try:
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            self._tls.load_cert_chain(certificate, key)
-            self._tls.load_verify_locations(ca)
-            self._tls.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ssl.SSLError) as error:
-            raise ApplianceError(
-                f"the certificate for VMs cannot be used: {error}",
-                "--certificate, --certificate-key and --agent-ca name PEM files",
-            ) from error
+        self._shown = shown
 
     def take(self, names: Names, data: bytes) -> dict[str, Any]:
         """The answer to a batch, once it is kept. Raises Refusal."""
@@ -67,7 +54,7 @@ class Inbox:
 
     def run(self, listener: socket.socket, stop: threading.Event) -> None:
         """Serve on a listening socket until told to stop."""
-        server = _Server(self, listener, self._tls)
+        server = _Server(self, listener, self._shown)
         thread = threading.Thread(target=server.serve_forever, args=(0.2,), daemon=True)
         thread.start()
         stop.wait()
@@ -79,12 +66,12 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, inbox: Inbox, listener: socket.socket, tls: ssl.SSLContext) -> None:
+    def __init__(self, inbox: Inbox, listener: socket.socket, shown: Shown) -> None:
         super().__init__(listener.getsockname(), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.inbox = inbox
-        self._tls = tls
+        self._shown = shown
         self._free = threading.BoundedSemaphore(CONNECTIONS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -98,8 +85,8 @@ class _Server(socketserver.ThreadingTCPServer):
             self._free.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        request.settimeout(_HANDSHAKE)
-        with self._tls.wrap_socket(request, server_side=True) as secure:
+        request.settimeout(HANDSHAKE)
+        with self._shown.context().wrap_socket(request, server_side=True) as secure:
             super().finish_request(secure, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -137,31 +137,31 @@ def as_candidate(row: Row[tuple[object, ...]], load: int) -> Proxy:
 
 
 _LOADS = (
-    select(sessions.c.proxy, func.count())
+    select(sessions.c.proxy, func.count().label("load"))
     .where(sessions.c.ended.is_(None))
     .group_by(sessions.c.proxy)
 )
+_LOAD = _LOADS.subquery("loads")
 # Nothing but what assignment looks at, of each proxy at each assignment.
 _CANDIDATES = select(
     *(proxies.c[name] for name in ("name", "zone", "soft", "hard", "position")),
     *(proxies.c[name] for name in ("cap", "foreign_load", "up", "draining", "drained_there")),
-)
+    func.coalesce(_LOAD.c.load, 0),
+).select_from(proxies.outerjoin(_LOAD, _LOAD.c.proxy == proxies.c.name))
 
 
 def all_candidates(connection: Connection) -> list[Proxy]:
     """Every proxy as assignment wants it."""
-    loads = {name: load for name, load in connection.execute(_LOADS)}  # noqa: C416 - as below
     found = []
-    for name, zone, soft, hard, position, cap, foreign, up, *drains in connection.execute(
-        _CANDIDATES
-    ):
+    rows = connection.execute(_CANDIDATES).all()
+    for name, zone, soft, hard, position, cap, foreign, up, draining, there, load in rows:
         most = hard if cap is None else min(hard, cap)
-        state = Condition.DRAINING if any(drains) else Condition.RUNNING
+        state = Condition.DRAINING if draining or there else Condition.RUNNING
         found.append(
             Proxy(
                 name=name,
                 zone=zone,
-                load=loads.get(name, 0) + foreign,
+                load=load + foreign,
                 soft=min(soft, most),
                 hard=most,
                 condition=state if up else Condition.SILENT,

@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,6 +18,7 @@ from appliance.manager.database import Database
 from appliance.manager.inbox import Inbox
 from appliance.manager.manager import Manager, Settings
 from appliance.manager.routes import LONGEST_DOCUMENT
+from appliance.manager.tls import Shown, Wrap
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,9 @@ class Doors:
     """Where a manager is reached. Without `events` and `heartbeats`, by no VM."""
 
     api: Endpoint
+    shown: Shown | None = None  # to those who call the API; none: it is plain HTTP
     events: Endpoint | None = None
-    certificate: Path | None = None  # what VMs are shown that push events
-    key: Path | None = None
+    shown_to_vms: Shown | None = None  # to those that push events
     heartbeats: Endpoint | None = None
     balancer: str | None = None  # does TLS, and says in X-Forwarded-For who comes
 
@@ -84,19 +84,25 @@ def run(database: Database, settings: Settings, doors: Doors) -> None:
     listener = bind(doors.api)
     manager = Manager(database, settings)
     stop = threading.Event()
-    works = _works(database, settings, doors, manager)
+    works = _works(database, doors, manager)
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         raise SystemExit
 
+    def renew(_signal: int, _frame: FrameType | None) -> None:
+        for shown in filter(None, (doors.shown, doors.shown_to_vms)):
+            shown.context()
+
     threads = [*manager.start(stop), *(_go(work, stop) for work in works)]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    signal.signal(signal.SIGHUP, renew)
     host, port = listener.getsockname()[:2]
-    log.info("manager %s answers at %s", settings.name, Endpoint(host, port))
+    scheme = "http" if doors.shown is None else "https"
+    log.info("manager %s answers at %s://%s", settings.name, scheme, Endpoint(host, port))
     try:
         with contextlib.suppress(SystemExit):
-            _server(manager.app, listener, doors.balancer).run()
+            _server(manager.app, listener, doors).run()
     finally:
         stop.set()
         for thread in threads:
@@ -108,18 +114,16 @@ def run(database: Database, settings: Settings, doors: Doors) -> None:
 Work = Callable[[threading.Event], None]
 
 
-def _works(
-    database: Database, settings: Settings, doors: Doors, manager: Manager
-) -> tuple[Work, ...]:
+def _works(database: Database, doors: Doors, manager: Manager) -> tuple[Work, ...]:
     """What takes what VMs send. Raises ApplianceError."""
     works: list[Work] = []
     if doors.events is not None:
-        if doors.certificate is None or doors.key is None:
+        if doors.shown_to_vms is None:
             raise ApplianceError(
                 "VMs that push events have to be shown a certificate",
                 "--certificate and --certificate-key",
             )
-        inbox = Inbox(database, doors.certificate, doors.key, settings.identity.ca)
+        inbox = Inbox(database, doors.shown_to_vms)
         taking = bind(doors.events)
         works.append(lambda stop: inbox.run(taking, stop))
     if doors.heartbeats is not None:
@@ -134,11 +138,11 @@ def _go(work: Work, stop: threading.Event) -> threading.Thread:
     return thread
 
 
-def _server(app: Any, listener: socket.socket, balancer: str | None) -> Any:
-    believed = {} if balancer is None else {
-        "trusted_proxy": balancer, "trusted_proxy_headers": {"x-forwarded-for"},
+def _server(app: Any, listener: socket.socket, doors: Doors) -> Any:
+    believed = {} if doors.balancer is None else {
+        "trusted_proxy": doors.balancer, "trusted_proxy_headers": {"x-forwarded-for"},
     }  # fmt: skip
-    return create_server(
+    server = create_server(
         app,
         sockets=[listener],
         threads=THREADS,
@@ -149,5 +153,9 @@ def _server(app: Any, listener: socket.socket, balancer: str | None) -> Any:
         ident="sysvm",
         clear_untrusted_proxy_headers=True,
         expose_tracebacks=False,
+        url_scheme="http" if doors.shown is None else "https",
         **believed,
     )
+    if doors.shown is not None:
+        Wrap(doors.shown).before(server)
+    return server

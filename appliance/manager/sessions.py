@@ -14,7 +14,7 @@ import enum
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
 
 from appliance.manager import proxies as places
 from appliance.manager.agents import Where
@@ -89,6 +89,21 @@ class SessionRow:
 
 # -- placing -----------------------------------------------------------------------------------
 
+# Built once: to build a statement costs more than to run it.
+_LIVE = sessions.c.ended.is_(None)
+_HELD_BY = select(func.count()).where(sessions.c.user == bindparam("of"), _LIVE)
+_HELD_AT = select(func.count()).where(
+    sessions.c.proxy == bindparam("of"), _LIVE, sessions.c.id != bindparam("but")
+)
+_THERE = select(sessions.c.proxy).where(sessions.c.vm == bindparam("of"), _LIVE).distinct()
+_LOCKED = select(proxies).where(proxies.c.name == bindparam("of")).with_for_update()
+_OFFERED = (
+    update(sessions)
+    .where(sessions.c.id == bindparam("of"), sessions.c.state == State.RESERVED.value)
+    .values(state=State.OFFERED.value)
+)
+_NEW = insert(sessions)
+
 
 def reserve(
     connection: Connection,
@@ -121,14 +136,12 @@ def reserve(
 
 def held_by(connection: Connection, user: str) -> int:
     """How many sessions a user has."""
-    query = select(func.count()).where(sessions.c.user == user, sessions.c.ended.is_(None))
-    return connection.execute(query).scalar_one()
+    return connection.execute(_HELD_BY, {"of": user}).scalar_one()
 
 
 def there(connection: Connection, vm: str) -> frozenset[str]:
     """The proxies on which a VM has sessions."""
-    found = select(sessions.c.proxy).where(sessions.c.vm == vm, sessions.c.ended.is_(None))
-    return frozenset(connection.execute(found.distinct()).scalars())
+    return frozenset(connection.execute(_THERE, {"of": vm}).scalars())
 
 
 def _take(connection: Connection, candidate: Candidate, wanted: Wanted, now: float) -> Place | None:
@@ -136,35 +149,21 @@ def _take(connection: Connection, candidate: Candidate, wanted: Wanted, now: flo
     place = _room(connection, candidate)
     if place is not None:
         connection.execute(
-            insert(sessions).values(
-                **{name: getattr(wanted, name) for name in Wanted.__slots__},
-                proxy=place.proxy,
-                state=State.RESERVED.value,
-                resume_sha256="",
-                created=now,
-                placed=now,
-                source="",
-                to_guest=0,
-                from_guest=0,
-                connections=0,
-                why="",
-            )
+            _NEW,
+            {name: getattr(wanted, name) for name in Wanted.__slots__}
+            | {"proxy": place.proxy, "state": State.RESERVED.value, "resume_sha256": ""}
+            | {"created": now, "placed": now, "source": "", "why": ""}
+            | {"to_guest": 0, "from_guest": 0, "connections": 0},
         )
     return place
 
 
 def _room(connection: Connection, candidate: Candidate, but: str = "") -> Place | None:
     """The proxy, locked and with room; None where it has none any more. `but` counts for none."""
-    row = connection.execute(
-        select(proxies).where(proxies.c.name == candidate.proxy).with_for_update()
-    ).one_or_none()
+    row = connection.execute(_LOCKED, {"of": candidate.proxy}).one_or_none()
     if row is None:
         return None
-    load = connection.execute(
-        select(func.count()).where(
-            sessions.c.proxy == candidate.proxy, sessions.c.ended.is_(None), sessions.c.id != but
-        )
-    ).scalar_one()
+    load = connection.execute(_HELD_AT, {"of": candidate.proxy, "but": but}).scalar_one()
     now_is = places.as_candidate(row, load)
     limit = now_is.hard if candidate.again else now_is.soft
     if not now_is.available or now_is.load >= limit:
@@ -259,14 +258,11 @@ def move(
 
 
 def offered(connection: Connection, identity: str) -> bool:
-    """The proxy has taken it in; False where it was ended meanwhile, or a report said so."""
-    return bool(
-        connection.execute(
-            update(sessions)
-            .where(sessions.c.id == identity, sessions.c.state == State.RESERVED.value)
-            .values(state=State.OFFERED.value)
-        ).rowcount
-    )
+    """The proxy has taken it in; False where it was ended meanwhile, or a report said so.
+
+    Nothing is lost where a power cut undoes it: the proxy's next report says so again.
+    """
+    return bool(connection.execute(_OFFERED, {"of": identity}).rowcount)
 
 
 def expire(connection: Connection, now: float, after: float) -> tuple[str, ...]:

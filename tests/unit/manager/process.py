@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,12 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 class Process:
     """A manager; `kill` ends it as a power cut would."""
 
-    def __init__(self, url: str, keys: Keys, folder: Path, name: str, *more: str) -> None:
+    def __init__(
+        self, url: str, keys: Keys, folder: Path, name: str, *more: str, ca: Path | None = None
+    ) -> None:
+        """With `ca` it does TLS, by a certificate of that authority's."""
         self.port = free_port()
+        self._verify = True if ca is None else ssl.create_default_context(cafile=str(ca))
         self._log = folder / f"{name}.log"
         identity = keys.identity
         self._argv = [
@@ -38,7 +43,8 @@ class Process:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "http" if self._verify is True else "https"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
@@ -53,7 +59,8 @@ class Process:
         assert self.process is not None
         assert self.process.poll() is None, self.log
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/v1/openapi.json", timeout=5).status_code == 200
+            path = f"{self.url}/v1/openapi.json"
+            return httpx.get(path, timeout=5, verify=self._verify).status_code == 200
         return False
 
     def kill(self) -> None:
@@ -71,9 +78,11 @@ class Process:
 
 
 @contextlib.contextmanager
-def running(url: str, keys: Keys, folder: Path, name: str, *more: str) -> Iterator[Process]:
+def running(
+    url: str, keys: Keys, folder: Path, name: str, *more: str, ca: Path | None = None
+) -> Iterator[Process]:
     """One until the block ends."""
-    made = Process(url, keys, folder, name, *more)
+    made = Process(url, keys, folder, name, *more, ca=ca)
     try:
         yield made
     finally:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from appliance.manager import migrations
 from appliance.manager.database import Database, NoDatabase
@@ -95,3 +95,18 @@ def test_power_cuts_lose_nothing_that_was_committed(tmp_path: Path) -> None:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     database.close()
+
+
+def test_only_what_is_found_out_again_waits_for_no_disk(database: Database) -> None:
+    asked, waits, does_not = {
+        "sqlite": ("PRAGMA synchronous", 2, 1),
+        "postgresql": ("SHOW synchronous_commit", "on", "off"),
+    }[database.dialect]
+
+    def look(connection: Connection) -> object:
+        return connection.exec_driver_sql(asked).scalar()
+
+    assert database.write(look) == waits
+    assert database.write(look, durable=False) == does_not
+    assert database.write(look) == waits  # on the same connection
+    assert database.placing("vm1", look, user="alice") == waits

@@ -22,6 +22,7 @@ from appliance.manager.happenings import Names
 from appliance.manager.inbox import Inbox
 from appliance.manager.seal import Seal
 from appliance.manager.serve import Endpoint, bind
+from appliance.manager.tls import Shown
 from tests.unit.api import fake
 from tests.unit.api.fake import FakeEngine
 from tests.unit.manager import rig as rigs
@@ -302,7 +303,7 @@ def event(seq: int) -> dict[str, Any]:
 def inbox(database: Database, keys: Keys) -> Iterator[int]:
     """The port of one."""
     known(database, "r-1-vm")
-    made = Inbox(database, *keys.own, keys.ca)
+    made = Inbox(database, Shown(*keys.own, keys.ca))
     listener = bind(Endpoint("127.0.0.1", 0))
     port = listener.getsockname()[1]
     stop = threading.Event()

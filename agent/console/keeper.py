@@ -303,7 +303,8 @@ class Keeper:
         before = self._places.get(session.id)
         if before in self._workers and admitted.connection > 1:
             message = {"op": "close", "id": session.id, "connection": admitted.connection - 1}
-            self._workers[before].link.send(message | {"code": NORMAL, "reason": "taken over"})
+            told = {"code": NORMAL, "reason": "The console was opened elsewhere."}
+            self._workers[before].link.send(message | told)
         self._places[session.id] = number
         if admitted.connection == 1:
             self._records.opened(session, source)

@@ -12,17 +12,40 @@ const FINAL = new Set([1000, 1002, 1003, 1008, 1009, 1011]);
 const UNKNOWN = "This console link is not valid";
 const AGAIN = "A link opens once, within a minute or so, and from where it was asked for.";
 const LOST = "The connection was lost", SILENT = "No connection to the console proxy";
+const KEPT = "console.back";
 const screen = document.getElementById("screen");
 const state = document.getElementById("state");
 const panels = new Panels();
 let rfb = null;
-let secret = new URLSearchParams(location.hash.slice(1)).get("s");
+let secret = new URLSearchParams(location.hash.slice(1)).get("s") ?? kept();
 let tries = 0;
 let told = "";
 let ever = false;  // has there been a screen?
 
 // Nobody finds the secret in the address bar or the history.
 history.replaceState(null, "", location.pathname);
+
+// What this tab comes back with when it is loaded again. Frames of one tab would have one in common,
+// and a browser may have no such store for us.
+function kept() {
+    try {
+        return window.top === window ? sessionStorage.getItem(KEPT) : null;
+    } catch {
+        return null;
+    }
+}
+
+function keep(back) {
+    try {
+        if (window.top !== window || back === null) {
+            sessionStorage.removeItem(KEPT);
+        } else {
+            sessionStorage.setItem(KEPT, back);
+        }
+    } catch {
+        // then it is not loaded again without a new link
+    }
+}
 
 function base64url(bytes) {
     return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
@@ -32,6 +55,9 @@ function base64url(bytes) {
 function say(where, text, hint = "") {
     document.body.classList.toggle("connected", where === "connected");
     document.body.classList.toggle("ended", where === "ended");
+    if (where === "ended") {
+        keep(null);
+    }
     state.textContent = text;
     state.classList.toggle("bad", where === "ended");
     document.getElementById("reason").textContent = text;
@@ -61,6 +87,7 @@ async function open() {
     panels.attach(rfb, new Keys(rfb));
     rfb.addEventListener("connect", () => {
         secret = crypto.subtle ? back : null;
+        keep(secret);
         tries = 0;
         ever = true;
         say("connected", "connected");
@@ -91,6 +118,10 @@ async function open() {
         }
     });
 }
+
+// Another link in the same tab differs in what is behind the # alone, for which no browser loads a
+// page anew.
+addEventListener("hashchange", () => location.reload());
 
 if (secret) {
     open();

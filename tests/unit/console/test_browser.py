@@ -116,9 +116,63 @@ def test_a_hypervisor_that_is_not_there_is_told(page_proxy: Proxy, browser: Chro
     wait_until(lambda: "cannot be reached: Connection refused" in state(browser), 60, "a reason")
 
 
-def test_a_page_that_is_loaded_again_has_forgotten_its_secret(
-    page_proxy: Proxy, desktop: int, browser: Chromium
+def test_a_page_that_is_loaded_again_comes_back(
+    page_proxy: Proxy, desktop: int, browser: Chromium, tmp_path: Path
 ) -> None:
-    opened(browser, page_proxy, page_proxy.offer("s1", desktop))
+    offered = page_proxy.offer("s1", desktop, policy={"resume": 60.0})
+    opened(browser, page_proxy, offered)
+    for times in (2, 3):
+        browser.ask("Page.reload")
+        came_back(browser, page_proxy, times)
+    wait_until(lambda: browser.value(COLOURS) > 1, 30, "the terminal's colour")
+    assert browser.value("document.title") == "web 1"
+    typed(browser, "again", tmp_path / "again")
+    # What is over does not come back, whoever asks.
+    page_proxy.ask({"op": "delete", "id": "s1"})
+    wait_until(lambda: "ended by management" in state(browser), 30, "the end")
+    assert browser.value("sessionStorage.length") == 0
     browser.ask("Page.reload")
     wait_until(lambda: "not complete" in state(browser), 60, "a reason")
+
+
+def came_back(browser: Chromium, proxy: Proxy, connections: int, name: str = "s1") -> None:
+    def back() -> bool:
+        live = proxy.session(name)
+        return live is not None and live["connections"] == connections and live["state"] == "open"
+
+    wait_until(back, 60, "a way back")
+    wait_until(lambda: state(browser) == "connected", 60, "a console")
+
+
+def test_a_page_that_may_not_come_back_does_not_when_it_is_left(
+    page_proxy: Proxy, screen: Screen, browser: Chromium
+) -> None:
+    opened(browser, page_proxy, page_proxy.offer("s1", screen.port, policy={"resume": 0.0}))
+    browser.go("about:blank")
+    wait_until(lambda: page_proxy.session("s1") is None, 60, "the end")
+    browser.go(link(page_proxy, "").partition("#")[0])
+    wait_until(lambda: NOT_VALID in state(browser), 60, "a reason")
+    assert browser.value("sessionStorage.length") == 0
+
+
+def test_a_new_link_counts_more_than_what_a_tab_has_kept(
+    page_proxy: Proxy, screen: Screen, browser: Chromium
+) -> None:
+    opened(browser, page_proxy, page_proxy.offer("s1", screen.port, policy={"resume": 60.0}))
+    other = link(page_proxy, page_proxy.offer("s2", screen.port, policy={"resume": 60.0}))
+    browser.value(f"location.assign({other!r})")  # as one who puts it into the address bar
+    came_back(browser, page_proxy, 1, "s2")
+    browser.ask("Page.reload")
+    came_back(browser, page_proxy, 2, "s2")
+    assert browser.value("location.hash") == ""
+
+
+def test_a_tab_whose_console_was_taken_along_by_another_says_so(
+    page_proxy: Proxy, screen: Screen, browser: Chromium
+) -> None:
+    opened(browser, page_proxy, page_proxy.offer("s1", screen.port, policy={"resume": 60.0}))
+    kept = browser.value("sessionStorage.getItem(sessionStorage.key(0))")
+    Peer(page_proxy, offer=kept).open()  # a tab that is duplicated has the same
+    wait_until(lambda: "opened elsewhere" in state(browser), 60, "a reason")
+    with pytest.raises(TurnedAway):
+        Peer(page_proxy, offer=kept).open()

@@ -34,6 +34,7 @@ from agent.console.rfb.handshake import HandshakeFailed, Steps, T
 from agent.console.rfb.screen import ScreenFilter
 from agent.console.sessions import End, Refusal, Session
 from agent.console.targets import Address
+from agent.console.turns import Turns
 from agent.console.websocket import FrameReader, Protocol, ProtocolError
 
 log = logging.getLogger("console")
@@ -44,6 +45,7 @@ _HEAD_TIME = 5.0  # seconds for a request
 _KEPT_TIME = 10.0  # seconds that a connection for pages stays without a request
 _OPEN_TIME = 10.0  # seconds that a browser has for each part of opening a console
 _REQUESTS = 100  # of one connection
+_HANDSHAKES = 4  # of TLS, before the others have their turn
 _ACCEPTS = 32  # before the others have their turn
 _PING = 25.0  # seconds without a word from the browser until it is asked
 _DEAD = 60.0  # seconds after which it is lost
@@ -137,6 +139,7 @@ class Worker:
         self._half_open: HalfOpen
         self._handshakes: Buckets
         self._threads: ThreadPoolExecutor | None = None
+        self._turns = Turns(self._loop, _HANDSHAKES)
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._going: dict[tuple[str, int], Going] = {}
@@ -300,6 +303,8 @@ class Worker:
                 return
             if listener.service is Service.TLS and self._context is not None:
                 async with asyncio.timeout(_TLS_TIME):
+                    await channel.readable()
+                    await self._turns.take()
                     await channel.start_tls(self._context, server=True)
             kept = await self._requests(channel, source, listener)
         except (TimeoutError, Closed, ssl.SSLError):

@@ -1,0 +1,43 @@
+"""Turns of the loop: what is dear waits for its own, so that nobody else waits for all of it.
+
+When a thousand browsers come at once, as after a restart, each of them costs a handshake. Done as
+they come, whoever types, and the monitor, which has a daemon killed that does not answer for six
+seconds, would wait until all are in.
+"""
+
+import asyncio
+from collections import deque
+
+
+class Turns:
+    """So many a turn, first come first served; the loop looks at everybody else in between."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, each: int) -> None:
+        self._loop = loop
+        self._each = each
+        self._left = each
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._scheduled = False
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._next)
+        if self._left > 0:
+            self._left -= 1
+            return
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _next(self) -> None:
+        self._left = self._each
+        while self._left > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # who has given up has no turn
+                turn.set_result(None)
+                self._left -= 1
+        self._scheduled = self._left < self._each
+        if self._scheduled:
+            self._loop.call_soon(self._next)

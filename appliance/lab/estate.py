@@ -6,14 +6,16 @@ Whatever the VMs run was pushed by the manager, to which they send their events 
 
 import json
 import secrets
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from agent.document.document import merge
 from appliance import blobs, data
 from appliance.errors import ApplianceError
-from appliance.lab import consoles, managed
+from appliance.lab import consoles, managed, state
 from appliance.lab.cloud import Lab
 from appliance.lab.managed import Managed
 from appliance.lab.vm import SystemVM
@@ -51,7 +53,7 @@ def start(lab: Lab, *, here: bool = False) -> Estate:
     else:
         made = Estate(managed.start(lab))
     with ThreadPoolExecutor(4) as threads:
-        steps = [threads.submit(_push, made, vm) for vm in lab.vms.values()]
+        steps = [threads.submit(_begin, made, vm) for vm in lab.vms.values()]
         steps.append(threads.submit(_screens, made))
         for step in steps:
             step.result()
@@ -75,6 +77,30 @@ def document(made: Estate, vm: SystemVM) -> dict[str, Any]:
     return result
 
 
+def push(made: Estate, vm: SystemVM, change: Mapping[str, Any] | None = None) -> Any:
+    """Have the manager push what this VM runs, with this merge patch, in the next generation."""
+    value = merge(state.read(_kept(made.managed.lab, vm)), change or {})
+    path = f"/v1/vms/{vm.spec.hostname}"
+    last = made.managed.must("GET", path)["generation"] or 0
+    return made.managed.must("PUT", f"{path}/document", {**value, "generation": last + 1})
+
+
+def take_over(made: Estate, lost: SystemVM, by: SystemVM) -> Any:
+    """Have a proxy answer at the address of another one as well, as whoever moves addresses does.
+
+    `push` gives it back, before that other one may come up again.
+    """
+    lab = made.managed.lab
+    card = next(nic.mac for nic in by.spec.nics if nic.network == "public")
+    address = f"{consoles.public_address(lab, lost)}/24"
+    return push(made, by, {"site": {"nics": {card: {"addresses": {address: {}}}}}})
+
+
+def _kept(lab: Lab, vm: SystemVM) -> Path:
+    """The document that a VM runs, for a person to change and push."""
+    return lab.folder / "manager" / f"{vm.spec.hostname}.json"
+
+
 def _telling(made: Managed) -> dict[str, Any]:
     """Where events and heartbeats go."""
     url = f"https://{made.address}:{managed.EVENTS}/v1/events"
@@ -86,11 +112,13 @@ def _telling(made: Managed) -> dict[str, Any]:
     return {"events": {"push": push, "heartbeat": beat}}
 
 
-def _push(made: Estate, vm: SystemVM) -> None:
+def _begin(made: Estate, vm: SystemVM) -> None:
     if vm.spec.role != consoles.ROLE:
         for path in blobs.beside(data.examples() / "router.json"):
             made.managed.upload(path.read_bytes())
-    made.managed.must("PUT", f"/v1/vms/{vm.spec.hostname}/document", document(made, vm))
+    value = document(made, vm)
+    state.write(_kept(made.managed.lab, vm), value)
+    push(made, vm)
 
 
 def _screens(made: Estate) -> None:

@@ -40,12 +40,12 @@ class Managed:
 
     def ask(
         self, method: str, path: str, value: object = None, *, role: str = "cloud",
-        data: bytes | None = None,
+        data: bytes | None = None, token: str | None = None,
     ) -> tuple[int, Any]:  # fmt: skip
-        """A call to it; the status, and the answer."""
+        """A call to it, with a role's token or another one; the status, and the answer."""
         sock = self.lab.manager.connect(self.address, PORT, timeout=240)
         body = data if data is not None else json.dumps(value).encode() if value else b""
-        headers = {"Authorization": f"Bearer {self.tokens[role]}"}
+        headers = {"Authorization": f"Bearer {token or self.tokens[role]}"}
         answer = exchange(sock, method, path, body=body, headers=headers)
         return answer.status, answer.json()
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from appliance.lab.process import Identity
 
@@ -101,13 +102,14 @@ class Status:
 def write(path: Path, value: object) -> None:
     """Replace a JSON file in one step: a reader sees the old one or the new one."""
     partial = path.with_name(f".{path.name}")
+    partial.touch(mode=0o600)
     partial.write_text(json.dumps(value))
     partial.rename(path)
 
 
-def read(path: Path) -> dict[str, object]:
+def read(path: Path) -> dict[str, Any]:
     """What `write` wrote."""
-    value: dict[str, object] = json.loads(path.read_text())
+    value: dict[str, Any] = json.loads(path.read_text())
     return value
 
 

@@ -62,6 +62,39 @@ def test_it_costs_nothing_while_nothing_changes(lab: Lab) -> None:
     assert lab.vm.container.console.read_text(errors="replace").count("system VM") == before
 
 
+def test_a_console_that_hangs_is_ended_and_shows_the_next_change(lab: Lab) -> None:
+    """As after ten minutes: two seconds are allowed here, and the agent takes longer to start."""
+    drop_ins = "/run/systemd/system"
+
+    def drop_in(unit: str, line: str) -> None:
+        folder = f"{drop_ins}/{unit}.d"
+        lab.vm.run(["mkdir", "-p", folder])
+        text = f"printf '[Service]\\n{line}\\n' >{folder}/test.conf && systemctl daemon-reload"
+        lab.vm.run(["sh", "-c", text])
+
+    def console(name: str) -> str:
+        show = ["systemctl", "show", f"--property={name}", "--value", "sysvm-console.service"]
+        return lab.vm.run(show).text.strip()
+
+    shows(lab, "agent", "runs")
+    assert console("RuntimeMaxUSec") == "10min"
+    lab.vm.run(["systemctl", "stop", UNIT])
+    wait_until(lambda: console("ActiveState") == "inactive", 30, "the console's end")
+    try:
+        drop_in("sysvm-console.service", "RuntimeMaxSec=2s")
+        drop_in(UNIT, "ExecStartPre=/bin/sleep 300")
+        lab.vm.run(["systemctl", "start", "--no-block", UNIT])
+        shows(lab, "agent", "starts")
+        wait_until(lambda: console("Result") == "timeout", 30, "the console's end")
+    finally:
+        lab.vm.run(["systemctl", "kill", "--signal=KILL", UNIT], check=False)
+        lab.vm.run(["sh", "-c", f"rm {drop_ins}/*.d/test.conf; systemctl daemon-reload"])
+        lab.vm.run(["systemctl", "restart", UNIT])
+    shows(lab, "agent", "runs")
+    wait_until(lambda: console("ActiveState") == "inactive", 20, "the console's end")
+    assert console("Result") == "success"
+
+
 def test_a_broken_boot_configuration_is_shown_with_every_problem(
     boot_lab: Callable[[], Lab],
 ) -> None:

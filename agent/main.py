@@ -288,10 +288,17 @@ def _tell(
     """Send events, and the heartbeat, to whom the running document names."""
     from agent.monitor.beats import Beats
     from agent.monitor.push import Push, Settings
+    from agent.monitor.registration import Registration
 
     sender = Push(outbox, Settings(paths.current), boot_id())
     beats = Beats(Settings(paths.current), boot_id(), conditions.now)
-    for name, run in (("push", sender.run), ("heartbeat", beats.run)):
+    registration = Registration(Settings(paths.current))
+    works = (
+        ("push", sender.run),
+        ("heartbeat", beats.run),
+        ("registration", registration.run),
+    )
+    for name, run in works:
         threading.Thread(target=run, args=(stop,), name=name, daemon=True).start()
 
 

@@ -150,7 +150,7 @@ class Push:
                     stop.wait(0 if connection is not None else SHORTEST_PAUSE)
                     return
                 if connection is None:
-                    connection = _connection(target)
+                    connection = connect(target)
                 last = _send(connection, target, _batch(page, vm, self._boot), page)
                 self._outbox.acknowledge(Cursor(last, page.stream))
         except (OSError, http.client.HTTPException, ssl.SSLError, Unknown) as error:
@@ -170,7 +170,8 @@ def _batch(page: Page, vm: str, boot: str) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def _connection(target: Target) -> "http.client.HTTPConnection":
+def connect(target: Target) -> "http.client.HTTPConnection":
+    """A connection to a receiver, by mutual TLS. Raises OSError, which TLS's errors are as well."""
     import http.client
 
     connection = http.client.HTTPConnection(target.host, target.port, timeout=ANSWER)

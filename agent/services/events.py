@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from agent.document.registration import AgentUrl, ProxyRegistration
 from agent.document.site import NicRole
 from agent.document.types import (
     LABEL,
@@ -27,8 +28,17 @@ from agent.document.types import (
     Text,
 )
 from agent.document.types import Section as Base
-from agent.engine.model import Artifacts, Command, File, IPAddress, Probe, Problem, pointer
-from agent.roles import EVERY_ROLE
+from agent.engine.model import (
+    Artifacts,
+    Command,
+    Family,
+    File,
+    IPAddress,
+    Probe,
+    Problem,
+    pointer,
+)
+from agent.roles import EVERY_ROLE, Role
 from agent.services import CURRENT, Context, Nic
 
 SECTION = "events"
@@ -38,6 +48,7 @@ UNITS: frozenset[str] = frozenset()
 FOLDER = "events"
 SETTINGS = f"{FOLDER}/settings.json"
 CERTIFICATE = f"{FOLDER}/client.pem"
+CONTROL_PORT = 8443  # the control endpoint's, unless a document or a boot configuration says so
 OWN_CERTIFICATE = f"{CURRENT}/front/server.pem"  # the control endpoint's
 
 _HOST = rf"(?:{LABEL}(?:\.{LABEL})*|\[[0-9a-f:]{{2,39}}\])"
@@ -94,6 +105,18 @@ class Heartbeat(Base):
     interval: Annotated[Int, Field(ge=1, le=3600, description="Seconds from one to the next.")] = 5
 
 
+class Registration(ProxyRegistration):
+    """A console proxy registers itself at the manager that takes its events, by mutual TLS."""
+
+    agent: Annotated[
+        AgentUrl | None,
+        Field(
+            description="Its control endpoint as the manager reaches it; by default the control "
+            "NIC's address that leads there, port 8443."
+        ),
+    ] = None
+
+
 class Section(Base):
     """Where events are sent, and the heartbeat. Events are kept, and can be asked for, anyway."""
 
@@ -102,6 +125,10 @@ class Section(Base):
     ] = None
     push: Annotated[Push | None, Field(description="Where events are sent.")] = None
     heartbeat: Annotated[Heartbeat | None, Field(description="Where the heartbeat is sent.")] = None
+    registration: Annotated[
+        Registration | None,
+        Field(description="What a console proxy says of itself at the manager of `push`."),
+    ] = None
 
 
 ABSENT = Section()
@@ -144,6 +171,20 @@ def lint(section: Section, context: Context) -> Iterator[Problem]:
     if heartbeat is not None:
         path = pointer(SECTION, "heartbeat", "address")
         yield from lint_way_out(context, heartbeat.address, path)
+    if section.registration is not None:
+        yield from _lint_registration(section.registration, push, context.role)
+
+
+def _lint_registration(given: Registration, push: Push | None, role: Role) -> Iterator[Problem]:
+    if role is not Role.CONSOLE_PROXY:
+        hint = f"a VM of the role {role} registers nowhere"
+        yield Problem(pointer(SECTION, "registration"), "is of console proxies alone", hint)
+    if push is None:
+        hint = "it is registered where its events go"
+        yield Problem(pointer(SECTION, "push"), "is missing", hint)
+    if given.soft > given.hard:
+        path = pointer(SECTION, "registration", "soft")
+        yield Problem(path, f"is above hard, {given.hard}", "at most as many")
 
 
 def lint_pair(certificate: str | None, key: str | None, *where: str) -> Iterator[Problem]:
@@ -191,6 +232,9 @@ def render(section: Section, context: Context) -> Artifacts:
             "batch": push.batch,
             "nic": _name(way_out(context, literal(host))),
         }
+        if section.registration is not None:
+            address = _own_address(context, literal(host))
+            settings["registration"] = _registration(section.registration, settings["vm"], address)
     if (heartbeat := section.heartbeat) is not None:
         settings["heartbeat"] = {
             "address": str(heartbeat.address),
@@ -201,6 +245,32 @@ def render(section: Section, context: Context) -> Artifacts:
         }
     content = json.dumps(settings, indent=1, sort_keys=True).encode() + b"\n"
     return Artifacts(files=(File(SETTINGS, content, mode=0o600), *files))
+
+
+def _own_address(context: Context, manager: IPAddress | None) -> IPAddress | None:
+    """What the VM is reached by from there; an IPv4 address where both would do."""
+    nic = way_out(context, manager)
+    if nic is None:
+        return None
+    if manager is not None:
+        return nic.address(Family.V6 if manager.version == 6 else Family.V4)
+    return nic.address(Family.V4) or nic.address(Family.V6)
+
+
+def _registration(given: Registration, vm: str, address: IPAddress | None) -> dict[str, Any]:
+    """The request: what is said, and where."""
+    host = f"[{address}]" if address is not None and address.version == 6 else str(address)
+    body = {
+        "zone": given.zone,
+        "agent": given.agent or f"https://{host}:{CONTROL_PORT}",
+        "link": given.link,
+        "soft": given.soft,
+        "hard": given.hard,
+        "position": given.position,
+    }
+    if given.server_name is not None:
+        body["server_name"] = given.server_name
+    return {"path": f"/v1/proxies/{vm}", "body": body}
 
 
 def _name(nic: Nic | None) -> str:

@@ -16,26 +16,16 @@ from agent.document.console_session import (
     Shown,
 )
 from agent.document.problems import validation_problems
+from agent.document.registration import AgentUrl, ProxyRegistration
 from agent.document.types import DomainName, Id, Int, Secret, Section, Text
 from agent.roles import Role as VmRole
 from appliance.manager import access, problems
 from appliance.manager.problems import Refusal
 
-_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9a-f:]{2,39}\])"
 Name = Annotated[
     str, Text(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", max_length=63), Field(examples=["v-3-vm"])
 ]
 Label = Annotated[str, Text(r"^[A-Za-z0-9][A-Za-z0-9 ._@:/+-]{0,127}$|^$", max_length=128)]
-AgentUrl = Annotated[
-    str,
-    Text(rf"^https://{_HOST}:[1-9][0-9]{{0,4}}$", max_length=300),
-    Field(examples=["https://169.254.10.2:8443"]),
-]
-Link = Annotated[
-    str,
-    Text(rf"^https?://{_HOST}(?::[1-9][0-9]{{0,4}})?/(?:[A-Za-z0-9._~/-]{{0,200}}/)?$", 500),
-    Field(examples=["https://203-0-113-7.console.example/"]),
-]
 _PemText = Text(r"^[\n\r\t\u0020-\u007e]{1,131072}$", max_length=131072)
 Passphrase = Annotated[str, Text(r"^[\u0020-\u007e]{1,256}$", max_length=256), Secret()]
 
@@ -68,23 +58,10 @@ class PutScreen(Section):
     policy: ConsolePolicy = Field(default_factory=ConsolePolicy)
 
 
-class PutProxy(Section):
+class PutProxy(ProxyRegistration):
     """A console proxy."""
 
-    zone: Name
     agent: Annotated[AgentUrl, Field(description="Its control endpoint.")]
-    server_name: Annotated[
-        DomainName | None,
-        Field(description="Whom the endpoint's certificate is for, where not the address."),
-    ] = None
-    link: Annotated[Link, Field(description="How browsers call it; it ends in a slash.")]
-    soft: Annotated[
-        Int, Field(ge=1, le=20000, description="Sessions above which VMs go elsewhere.")
-    ] = 40
-    hard: Annotated[
-        Int, Field(ge=1, le=20000, description="Sessions in all, with those that come again.")
-    ] = 50
-    position: Annotated[Int, Field(ge=0, le=100000, description="In the configured order.")] = 0
 
 
 class Drain(Section):

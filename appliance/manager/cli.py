@@ -68,6 +68,12 @@ def serve(
         Path | None, typer.Option(help="What VMs are shown that push events, PEM.")
     ] = None,
     certificate_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    accept_proxies: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A zone whose console proxies may register themselves, * for any; several times."
+        ),
+    ] = None,
     heartbeats: Annotated[
         str, typer.Option(help="Where VMs send heartbeats (UDP): 0.0.0.0:8445, say.")
     ] = "",
@@ -115,6 +121,7 @@ def serve(
         shown_to_vms=_shown(
             "--certificate", certificate, "--certificate-key", certificate_key, agent_ca
         ),
+        accepted=frozenset(accept_proxies or ()),
         heartbeats=serving.Endpoint.parse(heartbeats) if heartbeats else None,
         balancer=balancer,
     )

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.document.types import Int, Section, Text
-from appliance.manager.tables import events, vms
+from appliance.manager.tables import events, proxies, vms
 
 _Word = Text(r"^[A-Za-z0-9._:-]{1,64}$", max_length=64)
 _Line = Text(r"^[^\u0000-\u0008\u000e-\u001f]{0,4000}$", max_length=4000)
@@ -135,14 +135,17 @@ class Names:
 
 
 def speaks_for(connection: Connection, names: Names, vm: str) -> bool | None:
-    """May whoever shows this certificate speak for a VM? None where there is no such VM.
+    """May whoever shows this certificate speak for a VM? None where there is no such VM, or proxy.
 
     It is for the VM's name, or for the address of its control endpoint.
     """
-    query = select(vms.c.agent, vms.c.server_name).where(vms.c.name == vm)
-    found = connection.execute(query).one_or_none()
-    if found is None:
+    agents = [
+        agent
+        for table in (vms, proxies)
+        for agent in connection.execute(select(table.c.agent).where(table.c.name == vm)).scalars()
+    ]
+    if not agents:
         return None
-    host = re.sub(r"^https://|:\d+$", "", found.agent).strip("[]")
+    hosts = {re.sub(r"^https://|:\d+$", "", agent).strip("[]") for agent in agents}
     # A name that several VMs share says nothing of who it is; an address does.
-    return vm in names.names or host in names.addresses
+    return vm in names.names or bool(hosts & names.addresses)

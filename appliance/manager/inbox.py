@@ -1,4 +1,5 @@
-"""Where VMs push their events: HTTPS that asks for a client certificate, and nothing but that.
+"""Where VMs push their events, and console proxies say that they are there: HTTPS that asks for a
+client certificate, and nothing but that.
 
 What is acknowledged is committed. A VM whose events are not taken sends them again, so a manager
 that is killed at any moment loses none.
@@ -6,11 +7,13 @@ that is killed at any moment loses none.
 
 import json
 import logging
+import re
 import socket
 import socketserver
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -19,21 +22,26 @@ from appliance.manager.database import Database
 from appliance.manager.happenings import Batch, Names
 from appliance.manager.notices import Notice, note_sometimes
 from appliance.manager.problems import Answer, Refusal
+from appliance.manager.registry import Registry
+from appliance.manager.routes import PARAMETERS
 from appliance.manager.tls import HANDSHAKE, Shown
 
 log = logging.getLogger(__name__)
 
 LONGEST = 8 * 1024 * 1024  # bytes of a batch: a thousand events
+LONGEST_REGISTRATION = 64 * 1024
 CONNECTIONS = 200  # at once; more wait in the kernel
 _IDLE = 30.0  # seconds
+_PROXY = re.compile(rf"/v1/proxies/({PARAMETERS['proxy']})")
 
 
 class Inbox:
     """Takes batches of events."""
 
-    def __init__(self, database: Database, shown: Shown) -> None:
+    def __init__(self, database: Database, shown: Shown, registry: Registry) -> None:
         self._database = database
         self._shown = shown
+        self.registry = registry
 
     def take(self, names: Names, data: bytes) -> dict[str, Any]:
         """The answer to a batch, once it is kept. Raises Refusal."""
@@ -100,12 +108,18 @@ class _Handler(BaseHTTPRequestHandler):
     connection: ssl.SSLSocket
 
     def do_POST(self) -> None:
+        self._do(self._events)
+
+    def do_PUT(self) -> None:
+        self._do(self._registration)
+
+    def _do(self, work: Callable[[], dict[str, Any]]) -> None:
         try:
-            status, value = 200, self._answer()
+            status, value = 200, work()
         except Refusal as error:
             status, value = error.answer.kind.status, dict(problems.body(error.answer))
         except Exception:
-            log.exception("a batch of events could not be taken")
+            log.exception("what a VM sent could not be taken")
             answer = Answer(problems.UNEXPECTED, "an error that nobody foresaw")
             status, value = answer.kind.status, dict(problems.body(answer))
         content = json.dumps(value).encode()
@@ -119,16 +133,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _answer(self) -> dict[str, Any]:
+    def _events(self) -> dict[str, Any]:
+        data = self._body(LONGEST)
+        if self.path != "/v1/events":
+            raise Refusal(problems.UNKNOWN_PATH, "events go to /v1/events")
+        return self.server.inbox.take(self._names(), data)
+
+    def _registration(self) -> dict[str, Any]:
+        data = self._body(LONGEST_REGISTRATION)
+        found = _PROXY.fullmatch(self.path)
+        if found is None:
+            raise Refusal(problems.UNKNOWN_PATH, "a proxy registers at /v1/proxies/NAME")
+        source = str(self.client_address[0])
+        return self.server.inbox.registry.take(self._names(), found[1], data, source)
+
+    def _names(self) -> Names:
+        return Names.of(self.connection.getpeercert() or {})
+
+    def _body(self, longest: int) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             raise Refusal(problems.BAD_REQUEST, "there is no Content-Length")
-        if int(length) > LONGEST:
-            raise Refusal(problems.TOO_LARGE, f"{length} bytes, allowed are {LONGEST}")
-        data = self.rfile.read(int(length))
-        if self.path != "/v1/events":
-            raise Refusal(problems.UNKNOWN_PATH, "events go to /v1/events")
-        return self.server.inbox.take(Names.of(self.connection.getpeercert() or {}), data)
+        if int(length) > longest:
+            raise Refusal(problems.TOO_LARGE, f"{length} bytes, allowed are {longest}")
+        return self.rfile.read(int(length))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         pass

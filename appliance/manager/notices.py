@@ -21,6 +21,8 @@ class Notice(enum.Enum):
     VM_SILENT = ("manager.vm-silent", "alert")
     PUSH_FAILED = ("manager.push-failed", "warning")
     FOREIGN_EVENTS = ("manager.foreign-events", "warning")
+    PROXY_REGISTERED = ("manager.proxy-registered", "info")
+    PROXY_REFUSED = ("manager.proxy-refused", "warning")
 
 
 def note(

@@ -12,6 +12,7 @@ from appliance.manager.call import Call
 from appliance.manager.consoles import Asked, Consoles, Ending, Opened
 from appliance.manager.database import Database
 from appliance.manager.problems import Refusal
+from appliance.manager.registry import registration
 from appliance.manager.routes import Done
 from appliance.manager.seal import Seal
 from appliance.manager.sessions import SessionRow
@@ -137,20 +138,9 @@ class Operations:
             return proxies.rows(connection)
 
     def put_proxy(self, call: Call) -> proxies.ProxyRow:
-        given, name = call.body, call.path["proxy"]
-        if given.soft > given.hard:
-            raise _invalid(Problem("/soft", f"is above hard, {given.hard}"))
-        registration = proxies.Registration(
-            name=name,
-            zone=given.zone,
-            agent=given.agent,
-            server_name=given.server_name or "",
-            link=given.link,
-            soft=given.soft,
-            hard=given.hard,
-            position=given.position,
-        )
-        self._database.write(lambda c: proxies.register(c, registration))
+        name = call.path["proxy"]
+        given = registration(name, call.body)
+        self._database.write(lambda c: proxies.register(c, given))
         with self._database.read() as connection:
             return proxies.row_of(connection, name)
 

@@ -88,6 +88,13 @@ def register(connection: Connection, given: Registration) -> bool:
     return True
 
 
+def registered(connection: Connection, name: str) -> Registration | None:
+    """As it is registered."""
+    columns = (proxies.c[column] for column in Registration.__slots__)
+    found = connection.execute(select(*columns).where(proxies.c.name == name)).mappings().first()
+    return None if found is None else Registration(**found)
+
+
 def forget(connection: Connection, name: str) -> None:
     """Let go of a proxy. Raises NoSuchProxy, and InUse while it has sessions."""
     lock(connection, name)

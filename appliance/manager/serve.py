@@ -17,6 +17,7 @@ from appliance.errors import ApplianceError
 from appliance.manager.database import Database
 from appliance.manager.inbox import Inbox
 from appliance.manager.manager import Manager, Settings
+from appliance.manager.registry import Registry
 from appliance.manager.routes import LONGEST_DOCUMENT
 from appliance.manager.tls import Shown, Wrap
 
@@ -75,6 +76,7 @@ class Doors:
     shown: Shown | None = None  # to those who call the API; none: it is plain HTTP
     events: Endpoint | None = None
     shown_to_vms: Shown | None = None  # to those that push events
+    accepted: frozenset[str] = frozenset()  # zones whose proxies may register themselves
     heartbeats: Endpoint | None = None
     balancer: str | None = None  # does TLS, and says in X-Forwarded-For who comes
 
@@ -123,7 +125,8 @@ def _works(database: Database, doors: Doors, manager: Manager) -> tuple[Work, ..
                 "VMs that push events have to be shown a certificate",
                 "--certificate and --certificate-key",
             )
-        inbox = Inbox(database, doors.shown_to_vms)
+        registry = Registry(database, manager.audit, doors.accepted)
+        inbox = Inbox(database, doors.shown_to_vms, registry)
         taking = bind(doors.events)
         works.append(lambda stop: inbox.run(taking, stop))
     if doors.heartbeats is not None:

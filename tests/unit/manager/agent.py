@@ -196,6 +196,7 @@ class Keys:
 
     def __init__(self, folder: Path) -> None:
         authority = Authority.create("agents")
+        self.authority = authority
         ca, _ = authority.identity.write(folder, "ca")
         server = authority.issue("agent", addresses=("127.0.0.1",)).write(folder, "agent")
         self.vm = authority.issue("r-1-vm").write(folder, "vm")

@@ -15,11 +15,13 @@ from agent.document.heartbeat import Beat, Health, Refused, encode
 from agent.engine.errors import EngineError
 from appliance.manager import beats, fleet, happenings
 from appliance.manager.access import Role
+from appliance.manager.audit import Audit
 from appliance.manager.beats import AHEAD, Beats
 from appliance.manager.database import Database
 from appliance.manager.fleet import Registered
 from appliance.manager.happenings import Names
 from appliance.manager.inbox import Inbox
+from appliance.manager.registry import Registry
 from appliance.manager.seal import Seal
 from appliance.manager.serve import Endpoint, bind
 from appliance.manager.tls import Shown
@@ -303,7 +305,8 @@ def event(seq: int) -> dict[str, Any]:
 def inbox(database: Database, keys: Keys) -> Iterator[int]:
     """The port of one."""
     known(database, "r-1-vm")
-    made = Inbox(database, Shown(*keys.own, keys.ca))
+    registry = Registry(database, Audit(database), {"z1"})
+    made = Inbox(database, Shown(*keys.own, keys.ca), registry)
     listener = bind(Endpoint("127.0.0.1", 0))
     port = listener.getsockname()[1]
     stop = threading.Event()

@@ -1,6 +1,7 @@
 """The section that says where events and the heartbeat go."""
 
 import json
+from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from agent.document.site import NicRole
 from agent.engine.model import Artifacts
+from agent.roles import Role
 from agent.services import Context, Nic, events
 from tests.unit.services.conftest import Golden
 from tests.unit.services.sites import CONTROL, GUEST, PUBLIC, context, linted, rendered, texts
@@ -19,6 +21,13 @@ SECRET = "-----BEGIN PRIVATE KEY-----\nTUlJQg==\n-----END PRIVATE KEY-----\n"
 KEY = "0123456789abcdef" * 4
 PUSH: dict[str, Any] = {"url": "https://192.0.2.1:8444/v1/events", "ca": PEM}
 BEAT: dict[str, Any] = {"address": "192.0.2.1", "port": 8445, "key": KEY}
+SELF: dict[str, Any] = {"zone": "zone1", "link": "https://203-0-113-10.console.example/"}
+PROXY = replace(
+    context(
+        PUBLIC, replace(CONTROL, addresses=(*CONTROL.addresses, ip_interface("2001:db8:2::10/64")))
+    ),
+    role=Role.CONSOLE_PROXY,
+)
 WHOLE = {"push": {**PUSH, "certificate": PEM, "key": SECRET}, "heartbeat": BEAT}
 
 
@@ -29,6 +38,49 @@ def settings(artifacts: Artifacts) -> dict[str, Any]:
 
 def test_files_render_as_looked_at(golden: Golden) -> None:
     golden(NAME, rendered(NAME, WHOLE))
+
+
+def test_what_a_proxy_says_of_itself_renders_as_looked_at(golden: Golden) -> None:
+    golden("registration", rendered(NAME, {"push": PUSH, "registration": SELF}, PROXY))
+
+
+@pytest.mark.parametrize(
+    ("manager", "agent"),
+    [
+        ("192.0.2.1", "https://192.0.2.10:8443"),
+        ("[2001:db8:2::1]", "https://[2001:db8:2::10]:8443"),
+        ("manager.example", "https://192.0.2.10:8443"),
+    ],
+)
+def test_a_proxy_is_reached_by_the_address_that_leads_to_its_manager(
+    manager: str, agent: str
+) -> None:
+    push = PUSH | {"url": f"https://{manager}:8444/v1/events"}
+    said = settings(rendered(NAME, {"push": push, "registration": SELF}, PROXY))["registration"]
+    assert said["path"] == "/v1/proxies/r-1-vm"
+    assert said["body"]["agent"] == agent
+    given = SELF | {"agent": "https://v-3.example:9443", "server_name": "v-3.example"}
+    said = settings(rendered(NAME, {"push": push, "registration": given}, PROXY))["registration"]
+    assert said["body"]["agent"] == given["agent"]
+    assert said["body"]["server_name"] == given["server_name"]
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "path"),
+    [
+        ({"push": PUSH, "registration": SELF}, context(), "/events/registration"),
+        ({"registration": SELF}, PROXY, "/events/push"),
+        (
+            {"push": PUSH, "registration": {**SELF, "soft": 60}},
+            PROXY,
+            "/events/registration/soft",
+        ),
+    ],
+)
+def test_a_registration_that_cannot_be_is_said_with_its_path(
+    value: dict[str, Any], where: Context, path: str
+) -> None:
+    assert [problem.path for problem in linted(NAME, value, where)] == [path]
 
 
 def test_nothing_is_rendered_of_nothing() -> None:

@@ -39,7 +39,7 @@ def session(name: str, body: bytes) -> dict[str, Any]:
     except strict_json.NotJson as error:
         raise Refusal(problems.NOT_JSON, error.problem.message) from error
     except pydantic.ValidationError as error:
-        found = tuple(sorted(set(validation_problems(error))))
+        found = tuple(sorted(set(validation_problems(error, value))))
         raise Refusal(problems.SESSION_REFUSED, problems.count(found), problems=found) from error
     wrong = tuple(lint(given))
     if wrong:

@@ -145,7 +145,7 @@ def parse_value(value: Any) -> BootConfig:
     try:
         config = _ADAPTER.validate_python(value)
     except pydantic.ValidationError as error:
-        raise InvalidBootConfig(tuple(sorted(set(validation_problems(error))))) from error
+        raise InvalidBootConfig(tuple(sorted(set(validation_problems(error, value))))) from error
     if problems := tuple(_lint(config)):
         raise InvalidBootConfig(problems)
     return config

@@ -195,9 +195,9 @@ def _parsed(given: list[Any], previous: Document | None) -> Document:
                 problems.append(Problem(pointer(name), "is missing"))
         elif name in value:
             try:
-                parts[name] = adapter.validate_python(value.pop(name))
-            except pydantic.ValidationError as error:
-                problems.extend(validation_problems(error, name))
+                parts[name] = _section(adapter, value.pop(name), name)
+            except InvalidDocument as error:
+                problems.extend(error.problems)
     if "role" in parts:
         problems.extend(_foreign_sections(parts["role"], texts))
     if not problems:
@@ -206,6 +206,13 @@ def _parsed(given: list[Any], previous: Document | None) -> Document:
     wrong = {problem.path.split("/")[1] for problem in problems if problem.path}
     good = {name: text for name, text in texts.items() if name not in wrong}
     raise InvalidDocument(problems, _document(good, parts) if known else None)
+
+
+def _section(adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
+    try:
+        return adapter.validate_python(value)
+    except pydantic.ValidationError as error:
+        raise InvalidDocument(list(validation_problems(error, value, name))) from error
 
 
 def _texts(value: dict[str, Any], previous: Document | None) -> dict[str, bytes]:

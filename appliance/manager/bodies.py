@@ -117,11 +117,12 @@ def adapter(of: Any) -> TypeAdapter[Any]:
 def read(of: Any, data: bytes) -> Any:
     """The value that a body spells. Raises Refusal with every problem."""
     try:
-        return adapter(of).validate_python(strict_json.loads(data.strip() or b"{}"))
+        value = strict_json.loads(data.strip() or b"{}")
+        return adapter(of).validate_python(value)
     except strict_json.NotJson as error:
         raise Refusal(problems.NOT_JSON, error.problem.message) from error
     except pydantic.ValidationError as error:
-        found = tuple(sorted(set(validation_problems(error))))
+        found = tuple(sorted(set(validation_problems(error, value))))
         raise Refusal(problems.INVALID, count(len(found)), problems=found) from error
 
 

@@ -181,16 +181,25 @@ def _revision_state(number: int, state: State) -> str:
     return "confirmed" if number == state.confirmed else "past"
 
 
-def changed(outcome: Outcome, engine: Engine, *, duration: float, now: float) -> Changed:
-    """An outcome that is a success, in full. Raises Refusal for one that is not."""
+def changed(
+    outcome: Outcome, engine: Engine, *, duration: float, now: float, monotonic: float
+) -> Changed:
+    """An outcome that is a success, in full. Raises Refusal for one that is not.
+
+    A push that is repeated because its answer was lost is `unchanged`, and learns like the first
+    one that its revision waits to be confirmed.
+    """
     plan = Plan(())
     warnings: Sequence[str] = ()
+    left: float | None = None
     result = type(outcome).__name__.lower()
     match outcome:
         case Committed() | Provisional():
             plan, warnings = outcome.plan, outcome.warnings
+            left = outcome.seconds if isinstance(outcome, Provisional) else None
         case Unchanged():
-            pass
+            state = engine.state()
+            left = seconds_left(state, monotonic) if state.current == outcome.revision else None
         case Refused(found):
             raise Refusal(problems.REFUSED, problems.count(found), problems=found)
         case RolledBack(revision, cause, found):
@@ -200,7 +209,7 @@ def changed(outcome: Outcome, engine: Engine, *, duration: float, now: float) ->
         case _ as unreachable:
             assert_never(unreachable)
     info = engine.revision(outcome.revision).info
-    answer = Changed(
+    return Changed(
         result=result,
         revision=info.number,
         generation=info.generation,
@@ -208,8 +217,10 @@ def changed(outcome: Outcome, engine: Engine, *, duration: float, now: float) ->
         plan=describe(plan),
         warnings=tuple(warnings),
         duration_ms=round(duration * 1000),
+        confirm=None if left is None else f"/v1/revisions/{info.number}/confirm",
+        deadline=deadline(left, now),
+        seconds_left=left,
     )
-    return answer if not isinstance(outcome, Provisional) else _provisional(answer, outcome, now)
 
 
 def _undone(revision: int, cause: str, found: tuple[Problem, ...]) -> Refusal:
@@ -219,18 +230,3 @@ def _undone(revision: int, cause: str, found: tuple[Problem, ...]) -> Refusal:
         f"revision {revision} runs" if revision else "what was there before the first document runs"
     )
     return Refusal(kind, f"{cause}; {again} again", problems=found)
-
-
-def _provisional(answer: Changed, outcome: Provisional, now: float) -> Changed:
-    return Changed(
-        result=answer.result,
-        revision=answer.revision,
-        generation=answer.generation,
-        digest=answer.digest,
-        plan=answer.plan,
-        warnings=answer.warnings,
-        duration_ms=answer.duration_ms,
-        confirm=f"/v1/revisions/{answer.revision}/confirm",
-        deadline=timestamp(now + outcome.seconds),
-        seconds_left=outcome.seconds,
-    )

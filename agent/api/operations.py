@@ -150,7 +150,13 @@ class Operations:
         finally:
             duration = time.monotonic() - began
             self._changes.add(kind, duration)
-        answer = answers.changed(outcome, self._engine, duration=duration, now=self._now())
+        answer = answers.changed(
+            outcome,
+            self._engine,
+            duration=duration,
+            now=self._now(),
+            monotonic=self._monotonic(),
+        )
         headers = {
             "ETag": f'"{answer.digest}"',
             "Content-Location": f"/v1/revisions/{answer.revision}",
@@ -468,6 +474,6 @@ class Operations:
 
 
 def _status(answer: Changed, *, first: bool) -> int:
-    if answer.result == "provisional":
+    if answer.confirm is not None:
         return 202
     return 201 if first and answer.result == "committed" else 200

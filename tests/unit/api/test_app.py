@@ -105,6 +105,21 @@ def test_same_document_again_is_unchanged(client: FlaskClient) -> None:
     assert answer.get_json()["revision"] == 1
 
 
+def test_same_document_again_is_told_that_it_still_has_to_be_confirmed(client: FlaskClient) -> None:
+    put(client)
+    first = put(client, 2, "?confirm_within=120")
+    for query in ("", "?confirm_within=600"):
+        again = put(client, 2, query)
+        assert again.status_code == 202
+        answer = again.get_json()
+        assert answer["result"] == "unchanged"
+        for name in ("revision", "confirm", "deadline", "seconds_left"):
+            assert answer[name] == first.get_json()[name]
+    assert client.post("/v1/revisions/2/confirm").get_json()["confirm"] is None
+    answer = put(client, 2)
+    assert (answer.status_code, answer.get_json()["confirm"]) == (200, None)
+
+
 def test_document_that_the_client_has_is_not_sent_again(client: FlaskClient) -> None:
     etag = put(client).headers["ETag"]
     assert client.get("/v1/document", headers={"If-None-Match": etag}).status_code == 304

@@ -90,9 +90,12 @@ def schema(client: Client, _: argparse.Namespace) -> Any:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
     if not 1 <= value <= 3600:
-        raise argparse.ArgumentTypeError("from 1 to 3600 seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to 3600")
     return value
 
 

@@ -103,6 +103,8 @@ _NEXT: Mapping[str, str] = {
     "not-provisional": "sysvmctl history shows what became of it",
     "awaiting-confirm": "sysvmctl confirm, or sysvmctl rollback, then try again",
     "precondition-failed": "somebody was faster: look at sysvmctl diff, then try again",
+    "bad-request": "sysvmctl COMMAND --help has what it takes",
+    "no-such-check": "sysvmctl check lists them",
     "refused": "correct that in the document, then apply it again",
     "rolled-back": "sysvmctl status and sysvmctl logs UNIT have more; then try again",
     "did-not-hold": "correct that in the document, then apply it again",

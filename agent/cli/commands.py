@@ -1,8 +1,11 @@
 """How a family of commands adds its own to the command line."""
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import Any
+
+_DIGITS = re.compile("[0-9]{1,19}")
 
 
 class Commands:
@@ -34,12 +37,24 @@ class Commands:
     def group(self, name: str, text: str) -> "Commands":
         """Commands of two words, such as `service list`."""
         parser = self._subparsers.add_parser(name, help=text)
-        inner = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        inner = parser.add_subparsers(title="commands", required=True)  # usage lists them
         return Commands(inner, self._everywhere)
 
 
+def number(least: int, most: int) -> Callable[[str], int]:
+    """What an argument is that is a whole number within these bounds."""
+
+    def read(text: str) -> int:
+        if _DIGITS.fullmatch(text) and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+
+    return read
+
+
 def revision_number(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("a revision's number, as sysvmctl history has it")
-    return value
+    if not _DIGITS.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a revision's number, as sysvmctl history has it"
+        )
+    return int(text)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, BinaryIO, TextIO
 
-from agent.cli.commands import Commands
+from agent.cli.commands import Commands, number
 from agent.cli.text import plain
 from agent.cli.wire import Client, Unusable
 
@@ -103,13 +103,6 @@ def print_saved(answer: Mapping[str, Any]) -> None:
         print(f"{plain(answer['file'])}: {answer['bytes']} bytes")
 
 
-def _seconds(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= LONGEST:
-        raise argparse.ArgumentTypeError(f"from 1 to {LONGEST} seconds")
-    return value
-
-
 def add_to(commands: Commands) -> None:
     diag = commands.group("diag", "try something from this VM")
     for name, tool, text, examples in (
@@ -146,7 +139,10 @@ def add_to(commands: Commands) -> None:
                 help=f"by IPv{family}",
             )
         parser.add_argument(
-            "--seconds", type=_seconds, metavar="S", help="end it after S seconds; default 60"
+            "--seconds",
+            type=number(1, LONGEST),
+            metavar="S",
+            help="end it after so long; default 60",
         )
     parser = diag.add(
         "bundle",
@@ -170,12 +166,12 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--host", action="append", metavar="IP", help="of two, between them")
     parser.add_argument("--network", metavar="NET", help="such as 10.1.1.0/24")
     parser.add_argument("--protocol", metavar="P", help="tcp, udp, icmp, arp, esp, ip6 ...")
-    parser.add_argument("--port", action="append", type=int, metavar="N", help="any of these")
+    parser.add_argument("--port", action="append", type=number(1, 65_535), metavar="N", help="any")
     parser.add_argument("--direction", choices=("in", "out"), help="default: both")
-    for name, text in (
-        ("snaplen", "bytes of each packet; default 256"),
-        ("packets", "how many; default 10000"),
-        ("seconds", "how long; default 30"),
-        ("bytes", "how much in all; default 8 MiB"),
+    for name, most, text in (
+        ("snaplen", 65_535, "bytes of each packet; default 256"),
+        ("packets", 100_000, "how many; default 10000"),
+        ("seconds", LONGEST, "how long; default 30"),
+        ("bytes", 64 * 1024 * 1024, "how much in all; default 8 MiB"),
     ):
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
+        parser.add_argument(f"--{name}", type=number(1, most), metavar="N", help=text)

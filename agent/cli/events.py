@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from agent.cli.commands import Commands
+from agent.cli.commands import Commands, number
 from agent.cli.text import hang, plain, say
 from agent.cli.wire import Client, SaidNo, Unusable, quoted
 
@@ -68,8 +68,12 @@ def add_to(commands: Commands) -> None:
         "events --after 120",
     )
     parser.add_argument("-f", "--follow", action="store_true", help="go on as more happens")
-    parser.add_argument("-n", "--lines", type=int, default=20, help="the last so many; default 20")
-    parser.add_argument("--after", type=int, metavar="NUMBER", help="from this event's number on")
+    parser.add_argument(
+        "-n", "--lines", type=number(0, 1000), default=20, help="the last so many; default 20"
+    )
+    parser.add_argument(
+        "--after", type=number(0, 2**63 - 1), metavar="NUMBER", help="from this event's number on"
+    )
     parser.add_argument(
         "--severity", choices=SEVERITIES, default="info", help="those at least as bad"
     )

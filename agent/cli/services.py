@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from agent.cli.commands import Commands
+from agent.cli.commands import Commands, number
 from agent.cli.text import duration, memory, plain, say, table
 from agent.cli.wire import Client, quoted
 
@@ -115,4 +115,6 @@ def add_to(commands: Commands) -> None:
         "logs", logs, "the last lines of a unit's journal", "logs haproxy --lines 20"
     )
     parser.add_argument("unit")
-    parser.add_argument("-n", "--lines", type=int, default=100, help="how many; default 100")
+    parser.add_argument(
+        "-n", "--lines", type=number(1, 10_000), default=100, help="how many; default 100"
+    )

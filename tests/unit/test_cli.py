@@ -307,6 +307,39 @@ def test_wrong_usage_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "usage: sysvmctl" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["apply", "x", "--confirm", "soon"], "'soon' is not a number of seconds from 1 to 3600"),
+        (["apply", "x", "--confirm", "nan"], "'nan' is not a number of seconds from 1 to 3600"),
+        (["rollback", "last"], "'last' is not a revision's number, as sysvmctl history has it"),
+        (["events", "-n", "all"], "'all' is not a number from 0 to 1000"),
+        (["events", "--after", "-1"], "'-1' is not a number from 0 to"),
+        (["logs", "dnsmasq", "-n", "0"], "'0' is not a number from 1 to 10000"),
+        (["diag", "ping", "10.1.1.1", "--seconds", "1h"], "'1h' is not a number from 1 to 240"),
+        (["diag", "capture", "--nic", "eth0", "-w", "-", "--port", "70000"], "from 1 to 65535"),
+        (["diag"], "{ping,"),
+        (["service"], "{list,"),
+    ],
+)
+def test_wrong_usage_is_told_with_what_is_right(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_hint_of_a_refused_request_is_a_command(ctl: Terminal, push: Push) -> None:
+    push(1)
+    assert ctl("check", "--name", "nix") == 1
+    assert "next: sysvmctl check lists them" in ctl.err
+    assert ctl("service", "hold", "dnsmasq", "--for", "400d", "--reason", "x") == 1
+    assert "next: sysvmctl COMMAND --help" in ctl.err
+    assert "openapi" not in ctl.err
+
+
 # -- questions ---------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Interface, ip_network
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from agent.system.paths import Paths
 from agent.system.run import run
 from appliance.lab.process import spawn
 from appliance.lab.wait import wait_until
+from tests.unit.engine.memory import NOTHING
 
 NIC = "eth0"
 SCOPE = Scope(frozenset(), frozenset({"net.ipv4.conf.eth0.rp_filter"}))
@@ -85,25 +87,7 @@ def observe(scratch: Scratch, host: LinuxHost) -> Callable[[], Observed]:
 
 
 def desired(*files: File) -> Desired:
-    return Desired(
-        files={file.path: file for file in files},
-        objects={},
-        blobs=frozenset(),
-        units={},
-        owned_units=frozenset(),
-        links={},
-        addresses=frozenset(),
-        routes=frozenset(),
-        policy_rules=frozenset(),
-        sysctls={},
-        sets={},
-        chains=(),
-        rules=(),
-        connections={},
-        leases=frozenset(),
-        commands=(),
-        probes=(),
-    )
+    return replace(NOTHING, files={file.path: file for file in files})
 
 
 def test_steps_done_twice_are_seen_once_and_undone(

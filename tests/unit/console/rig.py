@@ -21,6 +21,7 @@ from websockify.websocket import WebSocket
 from agent.console.rfb.des import vnc_response
 from appliance.lab.pki import Authority, Identity
 from appliance.lab.wait import wait_until
+from tests.unit import ports
 
 ORIGIN = "https://console.example"
 PIXELS = struct.pack(">BBBBHHHBBBxxx", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
@@ -318,11 +319,7 @@ def reloaded(proxy: Proxy, witness: str, **changed: Any) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(sock.getsockname()[1]) for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
+    return [ports.free() for _ in range(count)]
 
 
 def make(folder: Path, *services: str, **settings: Any) -> Proxy:
@@ -331,7 +328,7 @@ def make(folder: Path, *services: str, **settings: Any) -> Proxy:
     (novnc / "core").mkdir(parents=True)
     (novnc / "core" / "rfb.js").write_text("export default class RFB {}\n")
     (novnc / "vendor").mkdir()
-    ports = dict(zip(services, free_ports(len(services)), strict=True))
+    chosen = dict(zip(services, free_ports(len(services)), strict=True))
     usual: dict[str, Any] = {
         "hosts": ["console.example"],
         "origins": [ORIGIN],
@@ -350,7 +347,7 @@ def make(folder: Path, *services: str, **settings: Any) -> Proxy:
         "novnc": str(novnc),
         "witness": "first",
     }
-    proxy = Proxy(folder, Authority.create("browsers"), usual | settings, ports=ports)
+    proxy = Proxy(folder, Authority.create("browsers"), usual | settings, ports=chosen)
     proxy.write()
     proxy.certify()
     return proxy

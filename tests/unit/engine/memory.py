@@ -53,6 +53,25 @@ from agent.engine.model import (
 
 CHARON = "strongswan.service"
 GUEST, CONTROL, PUBLIC = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
+NOTHING = Desired(
+    files={},
+    objects={},
+    blobs=frozenset(),
+    units={},
+    owned_units=frozenset(),
+    links={},
+    addresses=frozenset(),
+    routes=frozenset(),
+    policy_rules=frozenset(),
+    sysctls={},
+    sets={},
+    chains=(),
+    rules=(),
+    connections={},
+    leases=frozenset(),
+    commands=(),
+    probes=(),
+)
 
 
 class Died(BaseException):

@@ -4,27 +4,9 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 from agent.engine.ahead import network
-from agent.engine.model import Address, Desired, Family, Link, PolicyRule, Route, Sysctl
+from agent.engine.model import Address, Family, Link, PolicyRule, Route, Sysctl
+from tests.unit.engine.memory import NOTHING
 
-NOTHING = Desired(
-    files={},
-    objects={},
-    blobs=frozenset(),
-    units={},
-    owned_units=frozenset(),
-    links={},
-    addresses=frozenset(),
-    routes=frozenset(),
-    policy_rules=frozenset(),
-    sysctls={},
-    sets={},
-    chains=(),
-    rules=(),
-    connections={},
-    leases=frozenset(),
-    commands=(),
-    probes=(),
-)
 NIC = Link("eth0", "02:00:0a:01:01:01", 1450, up=True)
 
 

@@ -1,7 +1,6 @@
 """Managers as processes of their own, by the command line."""
 
 import contextlib
-import socket
 import ssl
 import subprocess
 import sys
@@ -11,13 +10,8 @@ from pathlib import Path
 import httpx
 
 from appliance.lab.wait import wait_until
+from tests.unit import ports
 from tests.unit.manager.agent import Keys
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Process:
@@ -27,7 +21,7 @@ class Process:
         self, url: str, keys: Keys, folder: Path, name: str, *more: str, ca: Path | None = None
     ) -> None:
         """With `ca` it does TLS, by a certificate of that authority's."""
-        self.port = free_port()
+        self.port = ports.free()
         self._verify = True if ca is None else ssl.create_default_context(cafile=str(ca))
         self._log = folder / f"{name}.log"
         identity = keys.identity

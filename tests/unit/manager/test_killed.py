@@ -18,9 +18,10 @@ from appliance.manager import access, fleet, happenings, proxies, sessions
 from appliance.manager.access import Role
 from appliance.manager.database import Database
 from appliance.manager.seal import Seal, read_key
+from tests.unit import ports
 from tests.unit.manager import cloud
 from tests.unit.manager.agent import Agent, Keys, agents
-from tests.unit.manager.process import Process, free_port, running
+from tests.unit.manager.process import Process, running
 from tests.unit.manager.test_vms import KEY, beat, client, event, known
 
 TARGET = {"address": "10.2.0.7", "port": 5901}
@@ -136,7 +137,7 @@ def test_a_manager_that_is_killed_loses_no_event(
 ) -> None:
     """And an hour without a link is a thousand events that come in order, each once."""
     known(database, "r-1-vm", seal=Seal(read_key(tmp_path / "seal.key")))
-    port = free_port()
+    port = ports.free()
     own = [str(path) for path in keys.own]
     doors = ("--events", f"127.0.0.1:{port}", "--certificate", own[0], "--certificate-key", own[1])
     acknowledged = 0
@@ -181,7 +182,7 @@ def test_what_a_manager_heard_before_it_was_killed_counts_for_nothing_afterwards
     seal = Seal(read_key(tmp_path / "seal.key"))
     for name in ("r-1-vm", "r-2-vm"):
         known(database, name, seal=seal)
-    port = free_port(socket.SOCK_DGRAM)
+    port = ports.free(socket.SOCK_DGRAM)
 
     def last(name: str) -> float:
         with database.read() as connection:

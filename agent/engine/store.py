@@ -161,6 +161,12 @@ class Store:
         """Raises NoSuchRevision, UnreadableState."""
         if (known := self._latest.get(number)) is not None:
             return known
+        revision = self._load(number)
+        self._know(revision)
+        return revision
+
+    def _load(self, number: int) -> Revision:
+        """From the disk."""
         path = self._path(number)
         value = self._read(path)
         if value is None:
@@ -172,9 +178,7 @@ class Store:
             raise UnreadableState(str(path), str(error)) from error
         if info.digest != document.digest:
             raise UnreadableState(str(path), "the document is not the one that was stored")
-        revision = Revision(replace(info, number=number), document)
-        self._know(revision)
-        return revision
+        return Revision(replace(info, number=number), document)
 
     def _know(self, revision: Revision) -> None:
         """Remember the two latest revisions whole, and of the others only what they are called.
@@ -186,19 +190,23 @@ class Store:
         for _, other in others:
             other.document.sections.forget()
         self._latest = dict([*others[-1:], (number, revision)])
-        self._infos[number] = revision.info
-        self._blobs[number] = _blobs(revision)
+        self._note(revision)
+
+    def _note(self, revision: Revision) -> RevisionInfo:
+        """Remember what a revision is called, and first what it needs, for whoever lists them."""
+        info = revision.info
+        self._blobs[info.number] = _blobs(revision)
+        self._infos[info.number] = info
+        return info
 
     def revisions(self) -> tuple[RevisionInfo, ...]:
-        """Those that are kept and can be read, newest first."""
-        latest = self._latest
+        """Those that are kept and can be read, newest first; another thread may remove some."""
         found = []
         for number in self.numbers():
             try:
-                found.append(self._infos.get(number) or self.revision(number).info)
-            except UnreadableState:
+                found.append(self._infos.get(number) or self._note(self._load(number)))
+            except (UnreadableState, NoSuchRevision):
                 continue
-        self._latest = latest
         return tuple(found)
 
     def before(self, state: State) -> int:
@@ -235,7 +243,7 @@ class Store:
     def blobs_in_use(self) -> frozenset[str]:
         """Blobs that a kept revision names, for their removal to spare."""
         numbers = [info.number for info in self.revisions()]
-        return frozenset().union(*(self._blobs[number] for number in numbers))
+        return frozenset().union(*(self._blobs.get(number, frozenset()) for number in numbers))
 
     def _path(self, number: int) -> Path:
         return self._folder / "revisions" / f"{number}.json"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -20,7 +20,9 @@ ONE = 500  # rows in a statement
 
 
 class PushedEvent(Section):
-    """An event as a VM pushes it."""
+    """An event as a VM pushes it; what a newer agent says besides is left out."""
+
+    model_config = ConfigDict(extra="ignore")
 
     seq: Annotated[Int, Field(ge=0, le=2**63 - 1)]
     boot: Annotated[str, _Word]
@@ -35,6 +37,8 @@ class PushedEvent(Section):
 
 class Batch(Section):
     """What a VM pushes: events of one stream, in order."""
+
+    model_config = ConfigDict(extra="ignore")
 
     vm: Annotated[str, _VM]
     boot: Annotated[str, _Word]

@@ -13,12 +13,15 @@ import httpx
 import pytest
 
 from agent.document.heartbeat import encode
+from agent.engine.model import Outcome
 from appliance.lab.wait import wait_until
 from appliance.manager import access, fleet, happenings, proxies, sessions
 from appliance.manager.access import Role
 from appliance.manager.database import Database
 from appliance.manager.seal import Seal, read_key
 from tests.unit import ports
+from tests.unit.api import fake
+from tests.unit.api.fake import FakeEngine
 from tests.unit.manager import cloud
 from tests.unit.manager.agent import Agent, Keys, agents
 from tests.unit.manager.process import Process, running
@@ -58,7 +61,7 @@ class Cloud:
         self.asked = 0
 
     def ask(self, number: int, method: str, path: str, value: object = None) -> Any:
-        manager = self.managers[number % 2]
+        manager = self.managers[number % len(self.managers)]
         answer = httpx.request(
             method, manager.url + path, json=value, headers=self.headers, timeout=60
         )
@@ -219,6 +222,60 @@ def test_what_a_manager_heard_before_it_was_killed_counts_for_nothing_afterwards
         heard("r-2-vm", 3000)  # and what was sent before is taken, or is not
         assert last("r-1-vm") == before
         heard("r-1-vm", 1100)
+
+
+class SlowEngine(FakeEngine):
+    """An engine that has a document applied long before it says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applied, self.answer = threading.Event(), threading.Event()
+
+    def push(
+        self, data: bytes, *, if_match: str | None = None, confirm_within: float | None = None
+    ) -> Outcome:
+        outcome = super().push(data, if_match=if_match, confirm_within=confirm_within)
+        self.applied.set()
+        self.answer.wait(120)
+        return outcome
+
+
+def test_a_manager_that_is_killed_while_it_pushes_has_the_document_and_changes_nothing_twice(
+    url: str, keys: Keys, tmp_path: Path, database: Database
+) -> None:
+    made = database.write(lambda c: access.make(c, "cloud", Role.CLOUD, 0.0))
+    with agents(keys, 1) as (vm,), running(url, keys, tmp_path, "m1") as manager:
+        engine = SlowEngine()
+        vm.begin_anew(engine)
+        asker = Cloud([manager], made.token)
+        row = {"role": "router", "zone": "z1", "agent": vm.url}
+        assert asker.ask(0, "PUT", "/v1/vms/vm1", row)[0] == 200
+        path = "/v1/vms/vm1/document"
+
+        def push() -> None:
+            with contextlib.suppress(httpx.HTTPError):  # it is killed
+                asker.ask(0, "PUT", path, dict(fake.value(3)))
+
+        thread = threading.Thread(target=push)
+        thread.start()
+        assert engine.applied.wait(60)
+        manager.kill()
+        thread.join()
+        engine.answer.set()
+        manager.start()
+        known = asker.ask(0, "GET", "/v1/vms/vm1")[1]
+        assert (known["generation"], known["result"]) == (3, "pushing")
+        # An older one is not let through meanwhile, another one of that number neither.
+        assert asker.ask(0, "PUT", path, dict(fake.value(2)))[0] == 409
+        assert asker.ask(0, "PUT", path, dict(fake.value(3, hostname="other")))[0] == 409
+        revision = engine.current().info.number
+        status, again = asker.ask(0, "PUT", path, dict(fake.value(3)))
+        assert (status, again["result"], engine.current().info.number) == (
+            200,
+            "unchanged",
+            revision,
+        )
+        assert asker.ask(0, "GET", "/v1/vms/vm1")[1]["result"] == "unchanged"
 
 
 def test_a_manager_ends_when_it_is_told_to(url: str, keys: Keys, tmp_path: Path) -> None:

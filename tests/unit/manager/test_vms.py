@@ -325,8 +325,10 @@ def post(inbox: int, keys: Keys) -> Iterator[Post]:
     """Push a batch over one connection, as the VM does."""
     connection = client(inbox, keys, keys.vm)
 
-    def send(events: list[Any], vm: str = "r-1-vm", path: str = "/v1/events") -> tuple[int, Any]:
-        batch = {"vm": vm, "boot": "b1", "stream": "s1", "events": events}
+    def send(
+        events: list[Any], vm: str = "r-1-vm", path: str = "/v1/events", **more: object
+    ) -> tuple[int, Any]:
+        batch = {"vm": vm, "boot": "b1", "stream": "s1", "events": events, **more}
         connection.request("POST", path, json.dumps(batch).encode())
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
@@ -403,6 +405,14 @@ def test_without_a_certificate_nothing_is_heard(inbox: int, keys: Keys) -> None:
 )
 def test_what_is_no_batch_is_refused(post: Post, events: list[Any], path: str, status: int) -> None:
     assert post(events, path=path)[0] == status
+
+
+def test_a_newer_agent_may_say_more(post: Post, database: Database) -> None:
+    newer = event(1) | {"colour": "red", "data": {"unheard": ["of"]}}
+    assert post([newer], weather="fair") == (200, {"stream": "s1", "acknowledged": 1})
+    with database.read() as connection:
+        (told,) = happenings.listed(connection, after=0, vm="r-1-vm", limit=10)
+    assert (told.seq, told.data) == (1, {"unheard": ["of"]})
 
 
 def test_names_are_those_of_the_certificate() -> None:

@@ -36,6 +36,7 @@ _BUSY = 30.0  # seconds that SQLite waits for another process
 _AGAIN = 5  # times that a transaction is done again
 _ALL = 0x5359_5356_4D00  # PostgreSQL's advisory lock of everybody who places
 _MIGRATING = _ALL + 1
+_LOG = 8000
 _SYNC = {True: "FULL", False: "NORMAL"}
 _NOT_DURABLE = text("SET LOCAL synchronous_commit = off")
 # A list is evaluated from its left: each lock is had before the next is asked for.
@@ -206,6 +207,8 @@ def _sqlite_connected(connection: Any, _record: object) -> None:
     for pragma in (
         "journal_mode = WAL",
         "synchronous = FULL",
+        # Whoever fills the log so far copies it, while everybody waits: pages of 4 KiB.
+        f"wal_autocheckpoint = {_LOG}",
         f"busy_timeout = {int(_BUSY * 1000)}",
         "foreign_keys = ON",
     ):

@@ -31,7 +31,7 @@ BUILT = Path(__file__).parents[2] / "build"
 MEMORY = {50: 256, 1000: 512}  # MiB of the machine, by the guests behind it
 SLOWEST = 10  # units that are shown
 
-_APPEND = "root=PARTLABEL=root-a ro console=ttyS0 quiet panic=10 sysvm.slot=a"
+_APPEND = "root=PARTLABEL=root-a ro console=ttyS0 quiet panic=10 oops=panic sysvm.slot=a"
 _WEB = "198.51.100.10"
 _ROUTER = "10.1.1.1"
 

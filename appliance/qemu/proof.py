@@ -41,6 +41,8 @@ def run(case: Case, bench: Bench) -> Checks:
     except (ApplianceError, AssertionError, CommandFailed, OSError, LookupError) as error:
         hint = getattr(error, "hint", "")
         tail = bench.vm.console[-1500:] if bench.vm is not None else ""
+        # Whatever became of the machine, the next case is not to wait for it.
+        bench.discard()
         yield Check(f"{case.words}: to its end", False, f"{error}\n{hint}\n{tail}".strip())  # noqa: FBT003
 
 

@@ -11,6 +11,8 @@ from agent.monitor.health import Verdict
 LONGEST_LINES, LONGEST_TEXT = 5, 1000
 _CODES = {0: Verdict.PASSED, 1: Verdict.FAILED, 2: Verdict.WARNING, 3: Verdict.UNKNOWN}
 
+_NOT_STARTED = 203  # EXIT_EXEC, systemd.exec(5)
+
 CHECKS: tuple[Check, ...] = ()  # these are discovered on the machine, round by round
 
 
@@ -33,7 +35,11 @@ def judge(ended: CustomRun) -> Finding | None:
         return None
     verdict = _CODES.get(ended.code)
     if verdict is None:
-        message = f"exit code {ended.code}, which means nothing here"
+        message = (
+            "it could not be started: its first line names no interpreter that is there"
+            if ended.code == _NOT_STARTED and not said
+            else f"exit code {ended.code}, which means nothing here"
+        )
         return Finding(verdict=Verdict.UNKNOWN, message=f"{message}: {said}" if said else message)
     return Finding(verdict=verdict, message=said or f"exit code {ended.code}, without a text")
 

@@ -31,6 +31,13 @@ def test_exit_codes(code: int, verdict: Verdict) -> None:
         assert str(code) in finding.message
 
 
+def test_one_that_has_no_interpreter_is_told_what_it_lacks() -> None:
+    finding = judge(CustomRun(203, b""))
+    assert finding is not None
+    assert finding.verdict is Verdict.UNKNOWN
+    assert "interpreter" in finding.message
+
+
 def test_no_text_and_exit_code_0_is_not_registered() -> None:
     assert judge(CustomRun(0, b"")) is None
     assert judge(CustomRun(0, b" \n\t\n")) is None

@@ -170,12 +170,13 @@ def test_long_poll_over_mutual_tls_outlasts_the_fronts_patience(lab: Lab, router
     assert time.monotonic() - began > 39
 
 
-def test_stream_over_mutual_tls_tells_at_once_and_goes_on(lab: Lab, router: Router) -> None:
+@contextmanager
+def streamed(lab: Lab, place: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
+    """The stream of events from here on, over mutual TLS."""
     folder, host = lab.manager.keys_folder, lab.manager.vm_address
     context = client_context(
         str(folder / "ca.pem"), str(folder / "manager.pem"), str(folder / "manager.key")
     )
-    place = kept(lab, "tail=1")
     with (
         lab.manager.connect(host, lab.manager.vm_port, timeout=60) as plain,
         context.wrap_socket(plain, server_hostname=host) as secure,
@@ -184,7 +185,23 @@ def test_stream_over_mutual_tls_tells_at_once_and_goes_on(lab: Lab, router: Rout
         connection.sock = secure
         headers = {"Last-Event-ID": f"{place['stream']}:{place['next']}"}
         connection.request("GET", "/v1/events/stream", headers=headers)
-        answer = connection.getresponse()
+        yield connection.getresponse()
+
+
+def test_client_that_leaves_a_stream_leaves_its_place_to_the_next(lab: Lab, router: Router) -> None:
+    place = kept(lab, "tail=1")
+
+    def is_taken() -> bool:
+        with streamed(lab, place) as answer:
+            return answer.status == 200 and answer.readline().startswith(b":")
+
+    for number in range(12):  # three times as many as there may be at once
+        wait_until(is_taken, 10, f"stream {number} is taken")
+
+
+def test_stream_over_mutual_tls_tells_at_once_and_goes_on(lab: Lab, router: Router) -> None:
+    place = kept(lab, "tail=1")
+    with streamed(lab, place) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
         assert answer.readline().startswith(b":")
         began = time.monotonic()

@@ -19,6 +19,7 @@ from appliance.qemu.cases.health import health
 from appliance.qemu.cases.libreswan import interoperate
 from appliance.qemu.cases.power import power_cut, power_cuts_after, power_cuts_before
 from appliance.qemu.cases.serving import power_cycle, power_on, reset, serve
+from appliance.qemu.cases.sessions import sessions
 from appliance.qemu.cases.slots import damaged_state, slots
 from appliance.qemu.cases.tunnel import tunnel
 
@@ -63,6 +64,7 @@ CASES = (
     ),
     Case("power-cuts-after", "power cut at every point of its second half", power_cuts_after),
     Case("console", "a guest's screen through it", console),
+    Case("sessions", "5,000 consoles on 1 GiB", sessions),
     Case("ipsec", "IPsec between two of them, through a rekey", tunnel),
     Case("slots", "a new root that does not come up", slots),
     Case("damaged-state", "the state partition is damaged", damaged_state),

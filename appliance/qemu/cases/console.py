@@ -15,21 +15,21 @@ from appliance.qemu.bench import Bench
 from appliance.qemu.cases.check import Checks, check, no_failed_units, unit_property
 from appliance.qemu.machine import Machine
 
-_ADDRESS = "203.0.113.10"
-_NAME = "203-0-113-10.console.example.test"
+ADDRESS = "203.0.113.10"
+NAME = "203-0-113-10.console.example.test"
 
 
 def console(bench: Bench) -> Checks:
     """noVNC, websockify and the loop are in the image; the kernel has what the wall needs."""
     bench.discard()
     vm = bench.started()
-    answer = bench.cloud.push(_document(bench))
+    answer = bench.cloud.push(document(bench))
     said = answer.text[:1000]
     yield check("a document makes it a console proxy", answer.status in {200, 201}, said)
     yield check("its unit runs", unit_property(vm, UNIT, "ActiveState") == "active")
     page = bench.cloud.internet.curl(
-        f"https://{_NAME}/novnc/core/rfb.js",
-        *("--insecure", "--resolve", f"{_NAME}:443:{_ADDRESS}"),
+        f"https://{NAME}/novnc/core/rfb.js",
+        *("--insecure", "--resolve", f"{NAME}:443:{ADDRESS}"),
         timeout=30,
         check=False,
     )
@@ -54,14 +54,15 @@ def console(bench: Bench) -> Checks:
     bench.discard()
 
 
-def _document(bench: Bench) -> dict[str, Any]:
+def document(bench: Bench) -> dict[str, Any]:
+    """A document for a proxy with a certificate of the lab's CA."""
     authority = bench.cloud.keys.authority
-    identity = authority.issue(f"*.{_NAME.partition('.')[2]}")
+    identity = authority.issue(f"*.{NAME.partition('.')[2]}")
     given = example(0)
     kept = {name: given[name] for name in ("schema", "generation", "site")}
     section = {
         "networks": ["203.0.113.1/32"],
-        "domain": f"*.{_NAME.partition('.')[2]}",
+        "domain": f"*.{NAME.partition('.')[2]}",
         "certificates": {
             "server": identity.certificate,
             "root": authority.identity.certificate,
@@ -78,9 +79,9 @@ def _seen(bench: Bench, screen: Screen) -> Checks:
     path = "/v1/console/sessions/proof"
     answer = bench.cloud.manager.request("PUT", path, body=body, headers=headers)
     yield check("a session is taken in", answer.status == 201, answer.text[:500])
-    sock = bench.cloud.internet.connect(_ADDRESS, 443, timeout=30)
+    sock = bench.cloud.internet.connect(ADDRESS, 443, timeout=30)
     authority = bench.cloud.keys.authority.identity.certificate
-    with viewing(sock, authority, f"https://{_NAME}/#s={secret}") as viewer:
+    with viewing(sock, authority, f"https://{NAME}/#s={secret}") as viewer:
         frame = viewer.frame()
         size = (frame.width, frame.height)
         yield check("a screen is seen", size == (640, 400) and frame.colours > 1, f"{size}")

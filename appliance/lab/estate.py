@@ -1,7 +1,8 @@
 """A cloud as an operator has it, in a lab of the topology console.
 
 A manager on the management node, a router, two console proxies, three VMs with their screens.
-Whatever the VMs run was pushed by the manager, to which they send their events and heartbeats.
+Whatever the VMs run was pushed by the manager, to which they send their events and heartbeats, and
+at which the proxies register themselves.
 """
 
 import json
@@ -49,9 +50,9 @@ def start(lab: Lab, *, here: bool = False) -> Estate:
         with listener:
             proxies = consoles.proxies_of(lab)
             consoles.lead(lab, listener, [consoles.public_address(lab, vm) for vm in proxies])
-        made = Estate(managed.start(lab, suffix=f"{LOCAL}:{port}"), port)
+        made = Estate(managed.start(lab, proxies=False), port)
     else:
-        made = Estate(managed.start(lab))
+        made = Estate(managed.start(lab, proxies=False))
     with ThreadPoolExecutor(4) as threads:
         steps = [threads.submit(_begin, made, vm) for vm in lab.vms.values()]
         steps.append(threads.submit(_screens, made))
@@ -68,8 +69,10 @@ def document(made: Estate, vm: SystemVM) -> dict[str, Any]:
     lab = made.managed.lab
     told = _telling(made.managed)
     if vm.spec.role == consoles.ROLE:
-        port = {} if made.port == 443 else {"public_port": made.port}
-        suffix = managed.SUFFIX if made.port == 443 else LOCAL
+        here = made.port != 443
+        suffix, port = (LOCAL, {"public_port": made.port}) if here else (managed.SUFFIX, {})
+        link = managed.link(lab, vm, f"{suffix}:{made.port}" if here else suffix)
+        told["events"]["registration"] = {"zone": managed.ZONE, "link": link}
         return consoles.document(lab, {"console": {"domain": f"*{suffix}", **port}} | told, vm=vm)
     value: dict[str, Any] = json.loads((data.examples() / "router.json").read_bytes())
     host = {"dhcp_dns": {"hosts": {lab.guests[GUEST["name"]].mac: GUEST}}}
@@ -137,5 +140,6 @@ def _screens(made: Estate) -> None:
 def _heard(made: Managed) -> bool:
     proxies = made.must("GET", "/v1/proxies")
     vms = made.must("GET", "/v1/vms")
-    running = all(one["condition"] == "running" for one in proxies)
-    return running and all(one["running"] for one in vms)
+    running = [one["condition"] == "running" for one in proxies]
+    there = len(running) == len(consoles.proxies_of(made.lab))
+    return there and all(running) and all(one["running"] for one in vms)

@@ -74,10 +74,10 @@ def find(lab: Lab) -> Managed | None:
     return Managed(lab, known["address"], known["port"], known["tokens"])
 
 
-def start(lab: Lab, *, suffix: str = SUFFIX) -> Managed:
+def start(lab: Lab, *, proxies: bool = True) -> Managed:
     """Start a manager in a lab, or find the one that is there. Raises ApplianceError.
 
-    Links lead to `203-0-113-20` and this suffix, where 203.0.113.20 is the proxy's address.
+    It is told of the lab's VMs, and of console proxies unless those register themselves.
     """
     if (known := find(lab)) is not None:
         return known
@@ -89,7 +89,7 @@ def start(lab: Lab, *, suffix: str = SUFFIX) -> Managed:
     wait_until(lambda: lab.manager.reaches(address, PORT), _START, "the manager answers")
     made = Managed(lab, address, _forward(lab, address), tokens)
     for vm in lab.vms.values():
-        _register(made, vm, suffix)
+        _register(made, vm, proxy=proxies and vm.spec.role == ROLE)
     value = {"address": address, "port": made.port, "tokens": dict(tokens)}
     note = folder / _NOTE
     note.touch(mode=0o600)
@@ -137,15 +137,19 @@ def _argv(lab: Lab, folder: Path, address: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _register(made: Managed, vm: SystemVM, suffix: str) -> None:
-    name, role = vm.spec.hostname, vm.spec.role
+def link(lab: Lab, vm: SystemVM, suffix: str = SUFFIX) -> str:
+    """What links to this proxy begin with: its address as a name, and this suffix."""
+    return f"https://{public_address(lab, vm).replace('.', '-')}{suffix}/"
+
+
+def _register(made: Managed, vm: SystemVM, *, proxy: bool) -> None:
+    name = vm.spec.hostname
     agent = f"https://{vm.spec.control_address.partition('/')[0]}:{vm.spec.control_port}"
-    value = {"role": role, "zone": ZONE, "agent": agent, "account": made.lab.name}
+    value = {"role": vm.spec.role, "zone": ZONE, "agent": agent, "account": made.lab.name}
     made.must("PUT", f"/v1/vms/{name}", value)
-    if role == ROLE:
-        host = f"{public_address(made.lab, vm).replace('.', '-')}{suffix}"
-        proxy = {"zone": ZONE, "agent": agent, "link": f"https://{host}/"}
-        made.must("PUT", f"/v1/proxies/{name}", proxy)
+    if proxy:
+        given = {"zone": ZONE, "agent": agent, "link": link(made.lab, vm)}
+        made.must("PUT", f"/v1/proxies/{name}", given)
 
 
 def _forward(lab: Lab, address: str) -> int:

@@ -18,10 +18,10 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 ROUTER_FILE = EXAMPLES / "router.json"
 PATCHES = sorted(EXAMPLES.glob("patch-*.json"))
 DOCUMENTS = sorted(set(EXAMPLES.glob("*.json")) - set(PATCHES))
-VMS = {
+VMS = {  # of several with one role, the first: it is the one that the example is for
     spec.role: spec
-    for topology in (ROUTER, CONSOLE)
-    for spec in topology.nodes.values()
+    for topology in (CONSOLE, ROUTER)
+    for spec in reversed(topology.nodes.values())
     if isinstance(spec, SystemVm)
 }
 VM = VMS["router"]

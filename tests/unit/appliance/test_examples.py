@@ -21,7 +21,7 @@ DOCUMENTS = sorted(set(EXAMPLES.glob("*.json")) - set(PATCHES))
 VMS = {  # of several with one role, the first: it is the one that the example is for
     spec.role: spec
     for topology in (CONSOLE, ROUTER)
-    for spec in reversed(topology.nodes.values())
+    for spec in reversed(tuple(topology.nodes.values()))
     if isinstance(spec, SystemVm)
 }
 VM = VMS["router"]

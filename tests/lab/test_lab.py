@@ -69,13 +69,17 @@ def test_screens_and_the_port_that_leads_to_them_leave_no_trace() -> None:
     numbers = [(one.folder / "display").read_text() for one in (screen, another)]
     assert numbers[0] != numbers[1]
     places = [Path(f"/tmp/.X11-unix/X{number}") for number in numbers]
-    places += [Path(f"/tmp/.X{number}-lock") for number in numbers]
+    locks = [Path(f"/tmp/.X{number}-lock") for number in numbers]
     assert all(map(Path.exists, places))
+    owners = [lock.read_text() for lock in locks]
     server = f"0100007F:{port:04X} 00000000:0000 0A"
     assert server in Path("/proc/net/tcp").read_text()
     lab.down()
     assert traces(lab.name) == []
-    assert not any(map(Path.exists, places))
+    for place, lock, owner in zip(places, locks, owners, strict=True):
+        # Another lab may have been given the number meanwhile.
+        assert not lock.exists() or lock.read_text() != owner
+        assert not place.exists() or lock.exists()
     assert server not in Path("/proc/net/tcp").read_text()
 
 

@@ -14,6 +14,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Generator, Iterable
 from ipaddress import ip_address
@@ -26,6 +27,9 @@ import pytest
 # The processes of one run (xdist's workers) agree on the order of sets, and so on tests' names.
 os.environ.setdefault("PYTHONHASHSEED", "0")
 os.environ.setdefault("SYSVM_PATIENCE", "4")
+# What is started in the background of a script ignores it, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KINDS = ("lab", "image", "browser")
 LONG = ("fuzz", "soak", "proof")

@@ -341,7 +341,7 @@ def small_disk(lab: Lab, *, read_only: bool = False) -> Iterator[None]:
         yield
     finally:
         lab.vm.run(["systemctl", "stop", "sysvm-agent"])
-        lab.vm.run(["umount", folder])
+        lab.vm.run(["umount", "--lazy", folder])
         lab.vm.run(["systemctl", "start", "sysvm-agent"])
         lab.vm.wait_ready()
 

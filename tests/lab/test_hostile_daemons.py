@@ -160,7 +160,7 @@ def test_daemon_that_was_down_blocks_nothing_that_is_not_its_own(lab: Lab, route
         assert router.put(router.next(merge(document, key))).status in {422, 500}
         assert lab.guests["vm1"].query("y", server="10.1.1.1").answer
     finally:
-        lab.vm.run(["umount", "/usr/sbin/apache2"])
+        lab.vm.run(["umount", "--lazy", "/usr/sbin/apache2"])
     router.push(router.document)
     wait_until(lambda: lab.guests["vm1"].reaches("10.1.1.1", 80), 10, "user data")
     assert router.drift() == []

@@ -161,7 +161,7 @@ def test_rehearsal_that_fails_touches_nothing(lab: Lab, router: Router) -> None:
         assert answer.status == 422, answer.text
         assert "no such chain" in answer.text
     finally:
-        lab.vm.run(["umount", real])
+        lab.vm.run(["umount", "--lazy", real])
     assert router.firewall() == before
     assert router.put(document).status == 200
     router.document = document

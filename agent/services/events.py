@@ -5,6 +5,7 @@ changes, so that a change of this section starts, stops and reloads nothing. Eve
 can be asked for whatever this section says.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -172,16 +173,23 @@ def lint(section: Section, context: Context) -> Iterator[Problem]:
         path = pointer(SECTION, "heartbeat", "address")
         yield from lint_way_out(context, heartbeat.address, path)
     if section.registration is not None:
-        yield from _lint_registration(section.registration, push, context.role)
+        yield from _lint_registration(section.registration, push, context)
 
 
-def _lint_registration(given: Registration, push: Push | None, role: Role) -> Iterator[Problem]:
-    if role is not Role.CONSOLE_PROXY:
-        hint = f"a VM of the role {role} registers nowhere"
+def _lint_registration(
+    given: Registration, push: Push | None, context: Context
+) -> Iterator[Problem]:
+    if context.role is not Role.CONSOLE_PROXY:
+        hint = f"a VM of the role {context.role} registers nowhere"
         yield Problem(pointer(SECTION, "registration"), "is of console proxies alone", hint)
     if push is None:
         hint = "it is registered where its events go"
         yield Problem(pointer(SECTION, "push"), "is missing", hint)
+    elif given.agent is None:
+        with contextlib.suppress(ValueError):  # which the URL is told for
+            if _own_address(context, literal(parts(push.url)[0])) is None:
+                hint = "the control NIC that leads to the manager has no address of its family"
+                yield Problem(pointer(SECTION, "registration", "agent"), "is missing", hint)
     if given.soft > given.hard:
         path = pointer(SECTION, "registration", "soft")
         yield Problem(path, f"is above hard, {given.hard}", "at most as many")

@@ -75,6 +75,11 @@ def test_a_proxy_is_reached_by_the_address_that_leads_to_its_manager(
             PROXY,
             "/events/registration/soft",
         ),
+        (
+            {"push": PUSH | {"url": "https://manager.example/v1/events"}, "registration": SELF},
+            replace(context(PUBLIC, replace(CONTROL, addresses=())), role=Role.CONSOLE_PROXY),
+            "/events/registration/agent",
+        ),
     ],
 )
 def test_a_registration_that_cannot_be_is_said_with_its_path(

@@ -1,12 +1,13 @@
-"""The network as text, which a boot puts in before anything of ours can start.
+"""What guests wait for, kept as text, which a boot has before anything of ours can start.
 
 Links, addresses and routes are a few lines that the kernel takes in a tenth of a second; to come to
 them by way of the document takes many times as long. So they are kept beside the firewall's text,
-and share/firewall puts them in once that stands. The restore then finds them as they are to be, or
-makes them so: what is here decides nothing for good.
+and share/firewall puts them in once that stands. So are the files of the daemon that tells names
+and gives leases, which starts then. The restore finds all of it as it is to be, or makes it so:
+what is here decides nothing for good.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from agent.engine.model import Address, Desired, Route
 
@@ -22,10 +23,18 @@ def network(desired: Desired) -> str:
     nic NAME MAC     is to be there, under that name
     set PATH VALUE   a kernel setting
     ip WORDS         a line of `ip -batch`
+    file PATH        one of `files`
     """
     if desired.policy_rules:
         return ""
-    return "".join(f"{line}\n" for line in _lines(desired))
+    lines = [*_lines(desired), *(f"file {path}" for path in sorted(files(desired)))]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def files(desired: Desired) -> Mapping[str, bytes]:
+    """The files of daemons that start ahead of the restore, by their path in a revision."""
+    ahead = {unit.name for unit in desired.units.values() if unit.ahead}
+    return {path: file.content for path, file in desired.files.items() if file.unit in ahead}
 
 
 def _lines(desired: Desired) -> Iterator[str]:

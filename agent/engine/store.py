@@ -7,6 +7,7 @@
     firewall/{sets,v4,v6}   the confirmed firewall, as text, which closes the VM at boot
     firewall/origin         a digest of what that text was rendered from
     firewall/network        the network that belongs to it (engine/ahead.py)
+    firewall/files/         files of daemons that start with it
     firewall/sums           the revision's number and digests of these, for sha256sum: no network is
                             put in by files of two minds, or of a revision that is not confirmed
 
@@ -309,51 +310,58 @@ class Store:
         tables: Mapping[tuple[Family, Table], str],
         origin: str,
         network: str = "",
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Keep what closes the VM at the next boot, before anything of ours can start.
 
         `origin` is a digest of what the tables were rendered to before they became canonical. What
-        has not changed is not written. The sums, without which no network is put in, are kept
+        has not changed is not written. The sums, without which nothing else is put in, are kept
         before the state says that `revision` is confirmed, and are good for nothing until it does:
         wherever the power goes, files and state are of one revision or wait for the restore. So
-        they need not be durable themselves.
+        neither the sums need be durable themselves, nor files, which close nothing.
         """
-        parts = {"sets": sets_text(sets)}
-        for family in Family:
-            parts[f"v{int(family)}"] = "".join(tables[family, table] for table in Table)
         folder = self._folder / "firewall"
-        named = parts | {"network": network}
-        sums = [
-            f"{hashlib.sha256(text.encode()).hexdigest()}  {folder / name}\n"
-            for name, text in named.items()
+        loose = {f"files/{path}": content for path, content in (files or {}).items()}
+        parts = {"sets": sets_text(sets).encode(), "network": network.encode()} | loose
+        for family in Family:
+            text = "".join(tables[family, table] for table in Table)
+            parts[f"v{int(family)}"] = text.encode()
+        sums = [f"# revision {revision}\n"]
+        sums += [
+            f"{hashlib.sha256(content).hexdigest()}  {folder / name}\n"
+            for name, content in parts.items()
         ]
-        sums.insert(0, f"# revision {revision}\n")
-        parts |= {"origin": origin, "network": network, "sums": "".join(sums)}
-        for name, text in parts.items():
-            digest = hashlib.sha256(text.encode()).hexdigest()
+        parts["origin"] = origin.encode()
+        parts["sums"] = loose["sums"] = "".join(sums).encode()
+        for name, content in parts.items():
+            digest = hashlib.sha256(content).hexdigest()
             if self._firewall.get(name) != digest:
-                if self._kept(name) != text:
-                    self._disk.write(folder / name, text.encode(), durable=name != "sums")
+                if self._kept(name) != content:
+                    self._disk.write(folder / name, content, durable=name not in loose)
                 self._firewall[name] = digest
+        for path in (folder / "files").rglob("*"):
+            name = str(path.relative_to(folder))
+            if name not in parts and not path.is_dir():
+                self._disk.remove(path)
+                self._firewall.pop(name, None)
 
     def firewall(self, origin: str) -> Mapping[tuple[Family, Table], str] | None:
         """The kept firewall in canonical text; None if it came from something else, or is gone."""
-        if not origin or self._kept("origin") != origin:
+        if not origin or self._kept("origin") != origin.encode():
             return None
         found: dict[tuple[Family, Table], str] = {}
         for family in Family:
-            for part in re.split(
-                r"^(?=\*)", self._kept(f"v{int(family)}") or "", flags=re.MULTILINE
-            ):
+            text = (self._kept(f"v{int(family)}") or b"").decode(errors="replace")
+            for part in re.split(r"^(?=\*)", text, flags=re.MULTILINE):
                 name = part[1:].partition("\n")[0]
                 if name in set(Table):
                     found[family, Table(name)] = part
         return found
 
-    def _kept(self, name: str) -> str | None:
+    def _kept(self, name: str) -> bytes | None:
         try:
-            return (self._folder / "firewall" / name).read_text()
-        except (OSError, ValueError):
+            return (self._folder / "firewall" / name).read_bytes()
+        except OSError:
             return None
 
     # -- files ------------------------------------------------------------------------------

@@ -43,13 +43,13 @@ class Target:
 
 
 def keep_firewall(store: Store, target: Target) -> None:
-    """Keep the firewall, and the network, for a boot before anything of ours can start.
+    """Keep the firewall, the network and names for a boot before anything of ours can start.
 
     Raises HostFull.
     """
     number, desired = target.revision.info.number, target.desired
-    network = ahead.network(desired)
-    store.put_firewall(number, desired.sets.values(), target.tables, target.origin, network)
+    network, files = ahead.network(desired), ahead.files(desired)
+    store.put_firewall(number, desired.sets.values(), target.tables, target.origin, network, files)
 
 
 class Targets:

@@ -88,6 +88,8 @@ class LinuxHost:
         self._early = Early()
         self._faults = Faults.of_this_machine(self.paths.run)
         self.revisions.prepare()
+        if wait_for_units:
+            self.revisions.begin()
 
     def __enter__(self) -> Self:
         return self
@@ -138,6 +140,7 @@ class LinuxHost:
 
     def wait_until_closed(self) -> None:
         self._early.wait_for_firewall()
+        self.revisions.begin()
 
     def look_ahead(self) -> None:
         self._ahead = None

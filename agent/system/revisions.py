@@ -7,9 +7,11 @@
 
 A revision appears under its number whole, by one rename. Files that the running revision has
 with the same content, mode and owner are linked, not written again. Before the first one,
-`current` leads to the empty folder `nothing`, so that it always leads somewhere.
+`current` leads to the empty folder `nothing`, so that it always leads somewhere; or to the folder
+`ahead`, where the boot has put files that daemons could start with before the restore.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -26,6 +28,7 @@ from agent.system import files
 from agent.system.paths import Paths
 
 _NOTHING = "nothing"
+_AHEAD = "ahead"  # by share/firewall
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _BLOCK = 4096  # what a file or folder costs at least, for the estimate of the room needed
@@ -42,9 +45,12 @@ class Revisions:
         with files.told_as("prepare"):
             for folder in (self.paths.run, self.paths.revisions, self.paths.objects):
                 files.make_folder(folder)
-            if not self.paths.current.is_symlink():
-                files.make_folder(self.paths.revisions / _NOTHING)
-                self._point(_NOTHING)
+
+    def begin(self) -> None:
+        """Have `current` lead somewhere; it stays where it leads, also where another is quicker."""
+        with files.told_as("prepare"), contextlib.suppress(FileExistsError):
+            files.make_folder(self.paths.revisions / _NOTHING)
+            self.paths.current.symlink_to(f"{self.paths.revisions.name}/{_NOTHING}")
 
     def current(self) -> int | None:
         """The running revision's number; None before the first."""
@@ -96,6 +102,8 @@ class Revisions:
         """Remove other revisions than these and the running one, then objects that none names."""
         with files.told_as("discard revisions"):
             kept = {*keep, self.current()}
+            if self.current() is not None:
+                shutil.rmtree(self.paths.revisions / _AHEAD, ignore_errors=True)
             for number in self.numbers():
                 if number not in kept:
                     shutil.rmtree(self._folder(number))

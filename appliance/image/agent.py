@@ -16,6 +16,7 @@ from appliance.image.python import PREFIX, SITE_PACKAGES
 # Where each part of `systemd/` goes, below the root.
 _PLACES = {
     "system": "usr/lib/systemd/system",
+    "instead": "etc/systemd/system",  # of a unit that a package brings
     "tmpfiles.d": "usr/lib/tmpfiles.d",
     "sysusers.d": "usr/lib/sysusers.d",
     "sysctl.d": "usr/lib/sysctl.d",

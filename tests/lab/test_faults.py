@@ -210,7 +210,12 @@ def test_guests_are_served_before_anything_of_ours_has_started(router_lab: Lab) 
     page = lab.guests["vm1"].get("http://198.51.100.10/")
     assert page.text.strip().endswith("sees 203.0.113.10"), page.text
     assert not lab.internet.reaches("203.0.113.10", 9090)
+    guest = lab.guests["vm1"]
+    wait_until(lambda: guest.lookup("vm1") == ("10.1.1.10",), 10, "names being told")
+    assert guest.dhcp().address == "10.1.1.10"
     booted_whole(lab, old)
+    starts = lab.vm.run(["journalctl", "-b", "-u", "dnsmasq", "-o", "cat"]).text
+    assert starts.count("Starting dnsmasq") == 1, starts
     booted = lab.vm.run(["journalctl", "-b", "-u", "sysvm-firewall.service", "-o", "cat"]).text
     assert "RTNETLINK" not in booted, booted
     assert not lab.vm.request("GET", "/v1/drift").json()["plan"]

@@ -8,6 +8,7 @@ import pytest
 from agent.system.early import Early
 
 UNITS = Path(__file__).parents[2] / "systemd/system"
+INSTEAD = UNITS.parent / "instead"  # of a package's
 EARLY = sorted(path for kind in ("path", "socket", "timer") for path in UNITS.glob(f"*.{kind}"))
 
 
@@ -46,9 +47,9 @@ def test_a_unit_has_nothing_of_the_sandbox_itself_but_what_it_may_besides(name: 
     assert own == ["RestrictAddressFamilies=AF_VSOCK"] * (name in {"sysvm-restore", "sysvm-boot"})
 
 
-def ordering(unit: str, *keys: str) -> set[str]:
+def ordering(unit: str, *keys: str, folder: Path = UNITS) -> set[str]:
     """The units that these keys of a unit name."""
-    lines = (UNITS / f"{unit}.service").read_text().splitlines()
+    lines = (folder / f"{unit}.service").read_text().splitlines()
     pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
     return {word for key, value in pairs if key in keys for word in value.split()}
 
@@ -72,11 +73,25 @@ def test_the_restore_gets_ready_beside_the_firewall_and_before_the_bus() -> None
     assert f"> {Early().firewall}\n" in (UNITS.parent / "share/firewall").read_text()
 
 
+def test_names_are_told_as_soon_as_the_vm_is_closed() -> None:
+    """Beside the restore, which is what else starts dnsmasq."""
+    text = (INSTEAD / "dnsmasq.service").read_text()
+    after = ordering("dnsmasq", "After", "Requires", folder=INSTEAD)
+    assert "sysvm-firewall.service" in after
+    assert not {word for word in after if "network" in word or "restore" in word}
+    assert "DefaultDependencies=no\n" in text  # else it waits for basic.target
+    assert "dnsmasq.service" in ordering("sysvm-firewall", "Wants")
+    assert "ConditionPathExists=/run/sysvm/current/dnsmasq/dnsmasq.conf\n" in text
+
+
 def test_memory_that_daemons_are_promised_is_promised_to_their_slice() -> None:
     """Else it is no promise: a unit has at most its share of its slice's (cgroups(7))."""
     promised = re.compile(r"^MemoryMin=(\d+)M$", re.MULTILINE)
     units = [
-        path for path in UNITS.rglob("*") if path.is_file() and "slice" not in path.parent.name
+        path
+        for folder in (UNITS, INSTEAD)
+        for path in folder.rglob("*")
+        if path.is_file() and "slice" not in path.parent.name
     ]
     parts = [int(size) for path in units for size in promised.findall(path.read_text())]
     whole = promised.findall((UNITS / "system.slice.d/sysvm.conf").read_text())

@@ -70,7 +70,8 @@ class Unit:
     """A systemd unit that has to run. Units that a service owns and does not want are stopped.
 
     Where it only holds together others, `daemon` is the one whose process answers. `process` is
-    what operators know that by, where it is not the unit's own name.
+    what operators know that by, where it is not the unit's own name. `ahead`: its files are kept,
+    so that a boot starts it before the restore (engine/ahead.py); everybody may read them.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Unit:
     binds: tuple[Bind, ...] = ()
     daemon: str = ""
     process: str = ""
+    ahead: bool = False
 
     @property
     def main(self) -> str:

@@ -93,7 +93,7 @@ def render(section: Section, context: Context) -> Artifacts:
             file("servers", servers, Reaction.RELOAD),
             file("names", names, Reaction.RELOAD),
         ),
-        units=(Unit(UNIT),),
+        units=(Unit(UNIT, ahead=True),),
         openings=tuple(_openings(section, context)),
         claims=tuple(
             Claim(address, protocol, Ports(53, 53), pointer(SECTION))

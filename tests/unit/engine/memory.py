@@ -100,6 +100,7 @@ class MemoryHost:
     connections: dict[str, str] = field(default_factory=dict)
     staged: dict[int, dict[str, str]] = field(default_factory=dict)
     current: int | None = None
+    ahead: dict[str, str] = field(default_factory=dict)  # files before the first revision
     blobs: set[str] = field(default_factory=set)
     counts: dict[CounterKey, Count] = field(default_factory=dict)
     armed: tuple[int, float] | None = None
@@ -125,7 +126,7 @@ class MemoryHost:
             sets=dict(self.sets),
             firewall=dict(self.tables),
             units={name: UnitState(self.units.get(name, "inactive")) for name in scope.units},
-            files=self.staged.get(self.current, {}) if self.current is not None else {},
+            files=self.ahead if self.current is None else self.staged.get(self.current, {}),
             connections=dict(self.connections),
             revision=self.current,
         )

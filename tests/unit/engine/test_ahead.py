@@ -3,8 +3,8 @@
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
-from agent.engine.ahead import network
-from agent.engine.model import Address, Family, Link, PolicyRule, Route, Sysctl
+from agent.engine.ahead import files, network
+from agent.engine.model import Address, Family, File, Link, PolicyRule, Route, Sysctl, Unit
 from tests.unit.engine.memory import NOTHING
 
 NIC = Link("eth0", "02:00:0a:01:01:01", 1450, up=True)
@@ -51,3 +51,24 @@ def test_where_packets_are_routed_by_more_than_their_destination_the_restore_is_
 ):
     rule = PolicyRule(100, Family.V4, 7)
     assert network(replace(NOTHING, policy_rules=frozenset({rule}))) == ""
+
+
+def test_files_are_those_of_daemons_that_start_ahead() -> None:
+    desired = replace(
+        NOTHING,
+        units={unit.name: unit for unit in (Unit("a.service", ahead=True), Unit("b.service"))},
+        files={
+            path: File(path, content, unit)
+            for path, content, unit in (
+                ("a/two", b"2", "a.service"),
+                ("a/one", b"1", "a.service"),
+                ("b/secret", b"3", "b.service"),
+                ("c/nobodys", b"4", None),
+            )
+        },
+    )
+    assert files(desired) == {"a/one": b"1", "a/two": b"2"}
+    assert network(desired).splitlines() == ["file a/one", "file a/two"]
+    alone = replace(desired, units={"b.service": Unit("b.service")})
+    assert files(alone) == {}
+    assert network(alone) == ""

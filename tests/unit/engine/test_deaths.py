@@ -93,8 +93,12 @@ def _ahead(machine: Machine) -> dict[str, str] | None:
     decides = decides.replace("/var/lib/sysvm", str(machine.folder)) + "of_one_mind"
     if subprocess.run(["sh", "-c", decides], check=False, capture_output=True).returncode:
         return None
-    texts = {name: folder / name for name in ("sets", "v4", "v6", "network")}
-    return {name: path.read_text() if path.exists() else "" for name, path in texts.items()}
+    network = (folder / "network").read_text()
+    names = [line.split()[1] for line in network.splitlines() if line.startswith("file ")]
+    texts = {name: folder / name for name in ("sets", "v4", "v6")}
+    texts |= {name: folder / "files" / name for name in names}
+    found = {name: path.read_text() if path.exists() else "" for name, path in texts.items()}
+    return found | {"network": network}
 
 
 def _confirmed(machine: Machine) -> int:

@@ -1,5 +1,6 @@
 """The boot configuration and the engine: at the first boot, when it changes, when it is late."""
 
+import hashlib
 import json
 import subprocess
 from dataclasses import replace
@@ -60,7 +61,7 @@ class Machine:
     ) -> Engine:
         """Switch it on; `closed`: with the confirmed firewall, as sysvm-firewall loads it.
 
-        `network`: with what it then connects.
+        `network`: with what it then connects, and starts.
         """
         before = self.host
         self.host = replace(MemoryHost(), deaths=before.deaths)
@@ -69,6 +70,15 @@ class Machine:
         if network:
             self.host.present, self.host.sysctls = dict(before.present), dict(before.sysctls)
             self.host.addresses, self.host.routes = set(before.addresses), set(before.routes)
+            folder = self.folder / "firewall/files"
+            self.host.ahead = {
+                str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in folder.rglob("*")
+                if path.is_file()
+            }
+            self.host.units = {
+                f"{path.split('/')[0]}.service": "active" for path in self.host.ahead
+            }
         engine = self.engine(boot)
         self.outcome = engine.restore()
         return engine
@@ -220,6 +230,38 @@ def test_network_that_came_up_ahead_stays_and_the_neighbours_are_told(machine: M
     assert machine.host.snapshot().addresses == wanted.addresses
 
 
+def test_daemon_that_started_ahead_goes_on(machine: Machine) -> None:
+    machine.boot(BOOT).push(with_services(1))
+    wanted = machine.host.snapshot()
+    machine.boot(BOOT, closed=True, network=True)
+    assert machine.host.ahead.keys() == {
+        path for path in wanted.files if path.startswith("dnsmasq/")
+    }
+    assert machine.host.log.count("Flip") == 1
+    assert machine.host.log.count("StartUnit") == len(wanted.units) - 1
+    assert not {"RestartUnit", "ReloadUnit"} & set(machine.host.log)
+    assert machine.host.snapshot() == wanted
+
+
+def test_daemon_that_started_ahead_by_what_an_older_agent_wrote_is_told(machine: Machine) -> None:
+    machine.boot(BOOT).push(with_services(1))
+    wanted = machine.host.snapshot()
+    path = machine.folder / "firewall/files/dnsmasq/dnsmasq.conf"
+    path.write_bytes(path.read_bytes() + b"# of old\n")
+    machine.boot(BOOT, closed=True, network=True)
+    assert machine.host.log.count("RestartUnit") == 1
+    assert machine.host.snapshot() == wanted
+
+
+def test_files_of_daemons_that_start_ahead_go_with_them(machine: Machine) -> None:
+    engine = machine.boot(BOOT)
+    folder = machine.folder / "firewall"
+    for generation, services in enumerate((True, False, True, False), 1):
+        engine.push((with_services if services else with_forward)(generation))
+        assert bool(list(folder.glob("files/*/*"))) is services
+        assert ("file dnsmasq/hosts\n" in (folder / "network").read_text()) is services
+
+
 def test_network_of_another_revision_that_came_up_ahead_goes(machine: Machine) -> None:
     machine.boot(BOOT).push(with_forward(1))
     wanted = machine.host.snapshot()
@@ -231,7 +273,7 @@ def test_network_of_another_revision_that_came_up_ahead_goes(machine: Machine) -
 
 def test_kept_network_fits_the_kept_firewall(machine: Machine) -> None:
     """share/firewall has sha256sum say so."""
-    machine.boot(BOOT).push(with_forward(1))
+    machine.boot(BOOT).push(with_services(1))
     folder = machine.folder / "firewall"
     assert "ip address add 203.0.113.10/24 dev eth2 broadcast 203.0.113.255\n" in (
         folder / "network"
@@ -242,7 +284,7 @@ def test_kept_network_fits_the_kept_firewall(machine: Machine) -> None:
         return subprocess.run(argv, check=False).returncode == 0
 
     assert fits()
-    for name in ("v4", "v6", "network"):
+    for name in ("v4", "v6", "network", "files/dnsmasq/hosts"):
         path = folder / name
         text = path.read_bytes()
         path.write_bytes(text.replace(b"1", b"2"))

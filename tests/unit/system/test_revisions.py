@@ -17,6 +17,7 @@ DIGEST = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # o
 def revisions(tmp_path: Path) -> Revisions:
     made = Revisions(Paths(run=tmp_path / "run", state=tmp_path / "state"))
     made.prepare()
+    made.begin()
     return made
 
 
@@ -54,7 +55,29 @@ def test_preparing_again_changes_nothing(revisions: Revisions) -> None:
     stage(revisions, 1, [file("a")])
     revisions.flip(1)
     revisions.prepare()
+    revisions.begin()
     assert revisions.current() == 1
+
+
+def test_files_that_a_boot_had_ahead_of_the_restore_stay_until_a_revision_runs(
+    tmp_path: Path,
+) -> None:
+    """share/firewall makes the link, if the restore has not got there first."""
+    revisions = Revisions(Paths(run=tmp_path / "run", state=tmp_path / "state"))
+    revisions.prepare()
+    stage(revisions, 1, [file("dnsmasq/hosts"), file("haproxy/haproxy.cfg")])
+    ahead = revisions.paths.revisions / "ahead"
+    (ahead / "dnsmasq").mkdir(parents=True)
+    (ahead / "dnsmasq/hosts").write_text("hello")
+    revisions.paths.current.symlink_to("revisions/ahead")
+    revisions.begin()
+    revisions.discard([1])
+    assert revisions.current() is None
+    assert revisions.digests() == {"dnsmasq/hosts": DIGEST}
+    revisions.flip(1)
+    assert revisions.digests().keys() == {"dnsmasq/hosts", "haproxy/haproxy.cfg"}
+    revisions.discard([1])
+    assert not ahead.exists()
 
 
 def test_flip_to_what_is_not_staged_is_refused(revisions: Revisions) -> None:

@@ -352,17 +352,17 @@ def _image(results: Results) -> str:
     image = results.get("image")
     if image is None:
         return ""
-    ratio = p50(image["boot"]["served"]) / p50(image["boot"]["bare"])
     megabytes = image["bytes"] / 1e6
     rows = [
-        ("the qcow2 with everything in it", "<= 165 MB", f"{megabytes:.0f} MB", megabytes <= 165),
-        (
-            "power-on to a served guest, against kernel and systemd alone",
-            "<= 1.5",
-            f"{ratio:.2f}",
-            ratio <= 1.5,
-        ),
+        ("the qcow2 with everything in it", "<= 165 MB", f"{megabytes:.0f} MB", megabytes <= 165)
     ]
+    for until, times in (
+        ("a guest with a lease is served", "served"),
+        ("names are told", "answered"),
+    ):
+        ratio = p50(image["boot"][times]) / p50(image["boot"]["bare"])
+        words = f"power-on until {until}, against kernel and systemd alone"
+        rows.append((words, "<= 1.5", f"{ratio:.2f}", ratio <= 1.5))
     for row in image["memory"]:
         target = {50: 150, 1000: 256}[row["guests"]]
         words = f"memory in use with {row['guests']:,} guests, of {row['machine']} MiB"

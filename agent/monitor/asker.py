@@ -21,7 +21,7 @@ from agent.monitor.model import Act, Answer, Examined
 from agent.monitor.service import Service
 from agent.monitor.watched import RARE, Watched, answer, watched
 from agent.services import monitoring
-from agent.system import lock
+from agent.system import cpu_time, lock
 from agent.system.paths import Paths
 from agent.system.unit_watch import is_stopped, name_thread
 
@@ -234,14 +234,19 @@ class Asker:
             if not results[-1].answered:
                 break
         given = answer(results)
+        if given.ready is False:
+            given = replace(given, cpu=cpu_time.of_unit(known.seen.pid))
         asked.all = given.ready is not True
         return given
 
     def _once(self, probe: Probe) -> ProbeResult:
         timeout = PROCESS_TIMEOUT if isinstance(probe, SshGreets) else TIMEOUT
-        began = time.monotonic()
+        began, waited = time.monotonic(), cpu_time.waited_for()
         result = self.prober.once(probe, timeout)
-        starved = time.monotonic() - began > timeout + STARVED
+        starved = (
+            time.monotonic() - began > timeout + STARVED
+            or cpu_time.waited_for() - waited > timeout / 2  # who asks had no CPU
+        )
         return replace(result, blameless=result.blameless or starved)
 
     # -- what takes long --------------------------------------------------------------------

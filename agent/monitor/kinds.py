@@ -46,6 +46,7 @@ class Kind(enum.StrEnum):
     LEGACY_RULES_FOUND = "legacy-rules.found"
     LEGACY_RULES_OVER = "legacy-rules.over"
     SERVICE_DIED = "service.died"
+    SERVICE_BUSY = "service.busy"
     SERVICE_HUNG = "service.hung"
     SERVICE_RECOVERED = "service.recovered"
     SERVICE_NOT_RECOVERED = "service.not-recovered"
@@ -96,7 +97,8 @@ _SERVER = {"listener": "the listener", "server": "the server"}
 _TUNNEL = {"connection": "the connection", "child": "the tunnel"}
 _SERVICE = {
     "unit": "the systemd unit",
-    "reason": "crash, killed, out-of-memory, hung, exited, stopped, configuration, other-files",
+    "reason": "crash, killed, out-of-memory, busy, hung, exited, stopped, configuration, "
+    "other-files",
     "detail": "what systemd, the daemon or the probe said",
     "restarts": "how often it has been restarted within the last ten minutes",
 }
@@ -190,13 +192,18 @@ CATALOGUE: Mapping[Kind, Meaning] = {
         "nothing, if it recovers; `sysvmctl logs UNIT` says what it said",
         _SERVICE,
     ),
+    Kind.SERVICE_BUSY: _warning(
+        "A daemon does not answer, and is busy: it runs, or waits for the CPU. It is given time.",
+        "nothing, if it recovers; often: give the VM more CPU, or the daemon less to do",
+        _SERVICE,
+    ),
     Kind.SERVICE_HUNG: _warning(
-        "A daemon runs and does not answer; it is restarted.",
+        "A daemon runs and does not answer, or has been busy for too long; it is restarted.",
         "nothing, if it recovers; `sysvmctl logs UNIT`",
         _SERVICE,
     ),
     Kind.SERVICE_RECOVERED: _info(
-        "A daemon that had ended or hung answers again.",
+        "A daemon that had ended, hung or been busy answers again.",
         "nothing",
         {**_SERVICE, "seconds": "how long it did not answer"},
     ),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.monitor.events import Event
+from agent.monitor.silence import CpuTime
 
 
 class State(enum.StrEnum):
@@ -18,6 +19,7 @@ class State(enum.StrEnum):
     RUNNING = "running"
     DOWN = "down"
     STOPPED = "stopped"  # by somebody, though it is wanted
+    BUSY = "busy"  # it does not answer, and runs or waits to run
     HUNG = "hung"
     CRASH_LOOP = "crash-loop"
     CONFIGURATION = "configuration-error"
@@ -34,6 +36,7 @@ class Reason(enum.StrEnum):
     CRASH = "crash"
     KILLED = "killed"
     OUT_OF_MEMORY = "out-of-memory"
+    BUSY = "busy"
     HUNG = "hung"
     EXITED = "exited"
     STOPPED = "stopped"
@@ -113,6 +116,7 @@ class Answer:
     ready: bool | None
     correct: bool | None = None
     detail: str = ""
+    cpu: CpuTime | None = None  # had until now, where it did not answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,7 @@ class Tone(enum.Enum):
     """Which sentence a line of the log has."""
 
     TRYING = "trying"
+    BUSY = "busy"
     RECOVERED = "recovered"
     FAILED = "failed"
     RUNNING = "running"

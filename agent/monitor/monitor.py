@@ -59,6 +59,7 @@ _log = logging.getLogger(__name__)
 
 _SENTENCES = {
     Tone.TRYING: Sentence.TRYING,
+    Tone.BUSY: Sentence.BUSY,
     Tone.RECOVERED: Sentence.RECOVERED,
     Tone.FAILED: Sentence.FAILED,
     Tone.RUNNING: Sentence.RUNNING,

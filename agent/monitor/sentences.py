@@ -14,6 +14,7 @@ class Sentence(enum.StrEnum):
     TRYING = "The process {} is not running trying recover"
     RECOVERED = "The process {} is recovered successfully"
     FAILED = "The process {} recover failed"
+    BUSY = "The process {} is busy and is given time"
     OTHER_FILES = "The process {} runs with other files and is told to read its own"
     STILL_OTHER_FILES = "The process {} runs with other files"
     OWN_FILES = "The process {} runs with its own files again"
@@ -39,6 +40,7 @@ MEANINGS: Mapping[Sentence, tuple[str, str]] = {
     Sentence.TRYING: ("INFO", "it has ended, or hangs, and is started"),
     Sentence.RECOVERED: ("INFO", "it answers again; `seconds=` says after how long"),
     Sentence.FAILED: ("ALERT", "starting it does not help: `reason=` says why"),
+    Sentence.BUSY: ("INFO", "it does not answer, and runs or waits for the CPU: it is left alone"),
     Sentence.OTHER_FILES: ("INFO", "somebody had it load something else than the revision's files"),
     Sentence.STILL_OTHER_FILES: ("ALERT", "telling it to read them does not help; it serves on"),
     Sentence.OWN_FILES: ("INFO", "that is over"),

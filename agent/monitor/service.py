@@ -1,7 +1,10 @@
 """What is known of one service, and what follows from what is seen of it. Pure: time is handed in.
 
     DOWN            it has ended; systemd starts it again at once
-    HUNG            three questions in a row without an answer: killed, systemd starts it
+    BUSY            three questions in a row without an answer, and it runs or waits for the CPU:
+                    given time (`agent.monitor.silence`)
+    HUNG            the same, and it does nothing, or has been given its time: killed, systemd
+                    starts it
     CRASH_LOOP      five deaths in two minutes: one alert; the unit is kept stopped and tried ever
                     more rarely; over after ten good minutes
     CONFIGURATION   it refuses its files: what a hand changed is put back; no more tries
@@ -15,7 +18,7 @@ operator holds or a change is under way for is left alone: it is looked at, and 
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from agent.monitor import reading
+from agent.monitor import reading, silence
 from agent.monitor.events import Event, Kind, Value
 from agent.monitor.model import (
     Act,
@@ -31,6 +34,7 @@ from agent.monitor.model import (
     cause,
 )
 from agent.monitor.reading import Reading, Turn
+from agent.monitor.silence import Silence
 
 DEATHS = 5  # so many within LOOP_WINDOW are a loop
 LOOP_WINDOW = 120.0  # seconds
@@ -38,7 +42,6 @@ MEMORY = 600.0  # seconds for which a death is remembered, and that a loop has t
 FIRST_PAUSE = 1.0  # seconds before a try in a loop, doubled up to the longest
 LONGEST_PAUSE = 60.0
 PUT_BACKS = 3  # times that files are put back, for who goes on changing them
-MISSES = 3  # questions in a row without an answer
 GRACE = 10.0  # seconds after its start in which a service need not answer yet
 PATIENCE = 30.0  # seconds without an answer until restarting is said not to help
 STOPPED_FOR = 2.0  # seconds that a unit may be stopped: whoever stopped it may start it, too
@@ -46,6 +49,7 @@ STOPPED_FOR = 2.0  # seconds that a unit may be stopped: whoever stopped it may 
 
 _ILL = frozenset({State.CRASH_LOOP, State.CONFIGURATION, State.NOT_RECOVERED})
 _AT_EASE = frozenset({State.STARTING, State.RUNNING})
+_NOT_TOLD_OF = _AT_EASE | {State.BUSY}  # that it serves nobody: as yet, or any more
 
 
 # -- what is known -----------------------------------------------------------------------------
@@ -72,7 +76,7 @@ class Service:
     ready: bool | None = None
     correct: bool | None = None
     reading: Reading = _AS_ASKED
-    misses: int = 0
+    silence: Silence | None = None
     counted: int = -1  # of systemd's restarts: how many are known; -1 before the first look
     deaths: tuple[float, ...] = ()
     down_since: float | None = None
@@ -131,22 +135,31 @@ def look(service: Service, process: Process, now: float, *, changing: bool = Fal
 def ask(service: Service, answer: Answer, now: float) -> Step:
     """Its probes tell how it answers."""
     if not service.seen.alive:
-        return replace(service, ready=False, misses=0), ()
+        return replace(service, ready=False, silence=None), ()
     if answer.correct is not None:
         service = replace(service, correct=answer.correct)
     if answer.ready is None:
-        return replace(service, misses=0), ()
+        return replace(service, silence=None), ()
     if answer.ready:
         service, effects = _answered(service, now)
         service, more = _read(service, answer, now)
         return service, (*effects, *more)
-    misses = service.misses + 1
+    quiet = silence.missed(service.silence, answer.cpu, now)
     late = service.has_answered or now - service.started >= GRACE
-    published = False if misses > 1 or not service.has_answered else service.ready
-    service = replace(service, misses=misses if late else 0, ready=published)
-    if service.off is not None or service.misses < MISSES:
+    published = False if quiet.questions > 1 or not service.has_answered else service.ready
+    service = replace(service, silence=quiet if late else None, ready=published)
+    if service.off is not None or not late:
         return service, ()
-    return _hung(service, answer.detail, now)
+    detail = "; ".join(filter(None, (answer.detail, quiet.words)))
+    match silence.judge(quiet, now):
+        case silence.Verdict.PERHAPS:
+            return service, ()
+        case silence.Verdict.BUSY:
+            return _busy(service, detail, quiet.since, now)
+        case silence.Verdict.HUNG:
+            return _hung(service, detail, now)
+        case unknown:
+            assert_never(unknown)
 
 
 def wait(service: Service, now: float) -> Step:
@@ -182,7 +195,7 @@ def rule(service: Service, off: State | None, now: float) -> Step:
 def clear(service: Service, now: float) -> Step:
     """A push has changed the machine, or an operator has had it restarted: begin anew."""
     kept = service.kept_down
-    service = replace(_cleared(service, now), misses=0)
+    service = replace(_cleared(service, now), silence=None)
     if service.off is not None:
         return service, ()
     if kept:
@@ -250,9 +263,9 @@ def _lives(service: Service, was: Process, now: float) -> Service:
     """What follows from a unit that is started, runs or stops, by somebody's word."""
     process = service.seen
     if not process.alive:
-        return replace(service, ready=False, misses=0)
+        return replace(service, ready=False, silence=None)
     if not was.alive or (was.pid and process.pid != was.pid):
-        service = replace(service, started=now, has_answered=False, misses=0, ready=None)
+        service = replace(service, started=now, has_answered=False, silence=None, ready=None)
     return replace(service, has_been_active=True)
 
 
@@ -269,7 +282,7 @@ def _died(service: Service, deaths: int, now: float, *, changing: bool) -> Step:
         service,
         deaths=remembered[-100:],
         ready=False,
-        misses=0,
+        silence=None,
         has_been_active=service.seen.alive,
         has_answered=False,
         started=now,
@@ -289,7 +302,7 @@ def _died(service: Service, deaths: int, now: float, *, changing: bool) -> Step:
     if not changing and _is_loop(service, now):
         service, more = _looping(service, now)
         return service, (*effects, *more, *((Act.EXAMINE,) if refused else ()))
-    if service.state in _AT_EASE | {State.STOPPED}:
+    if service.state in _NOT_TOLD_OF | {State.STOPPED}:
         service = replace(_to(service, State.DOWN, now), due=now + PATIENCE)
     if refused and not changing:
         return replace(service, kept_down=True), (*effects, Act.STOP, Act.EXAMINE)
@@ -329,7 +342,7 @@ def _looping(service: Service, now: float) -> Step:
 
 def _stopped(service: Service, was: Process, now: float) -> Step:
     """It is stopped, and systemd does not start it: by us, or by somebody."""
-    service = replace(service, ready=False, misses=0, has_been_active=False, has_answered=False)
+    service = replace(service, ready=False, silence=None, has_been_active=False, has_answered=False)
     if service.kept_down or service.state is State.STOPPED:
         return service, ()
     if service.seen.result not in {"success", ""} and was.active == "activating":
@@ -361,13 +374,25 @@ def _take_up(service: Service, now: float) -> Step:
     return _started(service, now), (*effects, Act.START)
 
 
+def _busy(service: Service, detail: str, since: float, now: float) -> Step:
+    """It is left to its work; who is worse off than busy, or is known to be, is not told of."""
+    if service.state not in _AT_EASE:
+        return service, ()
+    service = replace(service, reason=Reason.BUSY, detail=detail, ready=False)
+    if service.down_since is None:
+        service = replace(service, down_since=since)
+    say = f"{service.process} does not answer, and is busy: {detail}"
+    line = Line(Tone.BUSY, details=_details(service))
+    return _to(service, State.BUSY, now), (line, _event(Kind.SERVICE_BUSY, service, say, now))
+
+
 def _hung(service: Service, detail: str, now: float) -> Step:
-    first = service.state in _AT_EASE
+    first = service.state in _NOT_TOLD_OF
     service = replace(
         service,
         reason=Reason.HUNG,
         detail=detail,
-        misses=0,
+        silence=None,
         ready=False,
         has_answered=False,
         started=now,
@@ -395,7 +420,7 @@ def _not_recovered(service: Service, now: float) -> Step:
 
 def _answered(service: Service, now: float) -> Step:
     first = not service.ready
-    service = replace(service, ready=True, misses=0, has_answered=True)
+    service = replace(service, ready=True, silence=None, has_answered=True)
     if service.off is not None:
         return service, ()
     if service.state is State.CRASH_LOOP:
@@ -463,7 +488,7 @@ def _started(service: Service, now: float) -> Service:
 
 def _cleared(service: Service, now: float) -> Service:
     """What was the matter is somebody's affair who has just taken care of it."""
-    ill = service.state in _ILL | {State.DOWN, State.HUNG, State.STOPPED}
+    ill = service.state in _ILL | {State.BUSY, State.DOWN, State.HUNG, State.STOPPED}
     service = replace(service, deaths=(), tries=0, due=None, kept_down=False, reading=_AS_ASKED)
     return replace(_to(service, State.STARTING, now), due=now + PATIENCE) if ill else service
 

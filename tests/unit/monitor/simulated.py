@@ -9,6 +9,7 @@ from agent.monitor import service as s
 from agent.monitor.events import Event, Kind
 from agent.monitor.model import Act, Answer, Effect, Examined, Line, Process, State
 from agent.monitor.service import Service
+from agent.monitor.silence import CpuTime
 
 EVERY = 1.8  # seconds between two questions
 DELAY = 0.02  # seconds until systemd starts it again
@@ -24,6 +25,8 @@ class World:
         self.effects: list[tuple[float, Effect]] = []
         self.answering = True
         self.excused = False
+        self.share = 0.0  # of a CPU that it runs on, or waits for
+        self.cpu: CpuTime | None = CpuTime(self.now, 0.0, 0.0)
         self.own_files = True
         self.reads = 99  # after so many times that it is told, it reads its files
         self.refuses = False  # ends at its start, status 1
@@ -84,7 +87,11 @@ class World:
         ready = None if self.excused else self.answering
         correct = self.own_files if ready else None
         detail = "" if correct else "runs x, not y" if ready else "silent"
-        self._do(s.ask(self.service, Answer(ready, correct, detail), self.now))
+        if self.cpu is not None:
+            waited = self.cpu.waited + self.share * (self.now - self.cpu.at)
+            self.cpu = CpuTime(self.now, 0.0, waited)
+        cpu = self.cpu if ready is False else None
+        self._do(s.ask(self.service, Answer(ready, correct, detail, cpu), self.now))
 
     # -- what others do ---------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class World:
         match act:
             case Act.KILL:
                 if self.process.alive:
-                    self.answering = True
+                    self.answering, self.share = True, 0.0
                     self.kill()
             case Act.STOP:
                 self._at = [one for one in self._at if one[1] == "_examined"]

@@ -217,6 +217,82 @@ def test_a_hung_service_is_killed_within_six_seconds(world: World) -> None:
     assert world.events()[0].data["reason"] == "hung"
 
 
+def test_a_busy_service_is_given_time(world: World) -> None:
+    """A thousand come at once, or others leave it no CPU."""
+    world.answering, world.share = False, 1.0
+    began = world.now
+    world.run(20)
+    assert world.kinds() == ["service.busy"]
+    assert world.shown() is State.BUSY
+    assert world.service.ready is False
+    assert [line.tone for line in world.lines()] == [Tone.BUSY]
+    (busy,) = world.events()
+    assert (busy.severity, busy.data["reason"]) == (Severity.WARNING, "busy")
+    assert "waited for the CPU for 3.60 s" in busy.message
+    world.answering, world.share = True, 0.0
+    world.run(2)
+    assert world.kinds() == ["service.busy", "service.recovered"]
+    assert world.acts() == []
+    assert 15 < float(str(world.events()[1].data["seconds"])) < world.now - began
+    assert world.shown() is State.RUNNING
+
+
+def test_a_service_that_is_busy_for_ever_is_killed_within_thirty_seconds(world: World) -> None:
+    world.answering, world.share = False, 1.0
+    began = world.now
+    world.run(60)
+    assert world.kinds() == ["service.busy", "service.hung", "service.recovered"]
+    killed = next(at for at, effect in world.effects if effect is Act.KILL)
+    assert 3 * 6 <= killed - began <= 30
+
+
+def test_a_busy_service_that_stops_doing_anything_is_hung_six_seconds_later(world: World) -> None:
+    world.answering, world.share = False, 1.0
+    world.run(12)
+    assert world.kinds() == ["service.busy"]
+    world.share, stopped = 0.0, world.now
+    world.run(10)
+    assert world.kinds() == ["service.busy", "service.hung", "service.recovered"]
+    killed = next(at for at, effect in world.effects if effect is Act.KILL)
+    assert killed - stopped <= 6
+
+
+def test_a_busy_service_that_answers_now_and_then_is_left_alone(world: World) -> None:
+    world.share = 1.0
+    for _ in range(50):
+        world.answering = False
+        world.run(20)
+        world.answering = True
+        world.run(2)
+    assert world.acts() == []
+
+
+def test_a_busy_service_that_ends_is_a_death(world: World) -> None:
+    world.answering, world.share = False, 1.0
+    world.run(10)
+    world.answering = True
+    world.kill()
+    world.run(3)
+    assert world.kinds() == ["service.busy", "service.died", "service.recovered"]
+    assert world.shown() is State.RUNNING
+
+
+def test_a_busy_service_that_somebody_restarts_is_his_affair(world: World) -> None:
+    world.answering, world.share = False, 1.0
+    world.run(10)
+    world.answering = True
+    world.restart()
+    world.run(3)
+    assert world.acts() == []
+    assert world.shown() is State.RUNNING
+
+
+def test_where_the_kernel_does_not_say_silence_is_a_hang(world: World) -> None:
+    world.answering, world.cpu = False, None
+    world.run(6)
+    assert world.kinds()[0] == "service.hung"
+
+
 def test_one_or_two_silences_are_no_hang(world: World) -> None:
     for _ in range(50):
         world.answering = False
@@ -311,6 +387,8 @@ HAPPENINGS = st.lists(
                 "blame",
                 "stray",
                 "mend",
+                "toil",
+                "rest",
             ]
         ),
         st.floats(0.0, 200.0),
@@ -335,6 +413,8 @@ def happen(world: World, what: str) -> None:
             world.own_files, world.reads = what == "mend", 2
         case "break":
             world.broken = "dnsmasq/hosts"
+        case "toil" | "rest":
+            world.share = 1.0 if what == "toil" else 0.0
         case "excuse" | "blame":
             world.excused = what == "excuse"
         case "kill":
@@ -358,7 +438,7 @@ def test_whatever_happens_it_runs_again_in_the_end_and_no_alert_comes_twice(
         if off:
             world.run(60)
             assert len(world.effects) == before
-    for what in ("release", "speak", "accept", "blame", "mend", "clear"):
+    for what in ("release", "speak", "accept", "blame", "mend", "rest", "clear"):
         happen(world, what)
     world.broken = ""
     world.run(200)

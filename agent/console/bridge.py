@@ -3,7 +3,8 @@
 Callbacks of the loop, no tasks. Whoever has bytes that the other side does not take now stops
 reading until it does: a slow browser slows its screen down, and costs what one read brings. All
 bridges of a worker read into one buffer, in which there is room for a frame's header before the
-payload, so that a piece of screen leaves in one call of the kernel.
+payload, so that a piece of screen leaves in one call of the kernel. What is little, as a key and
+its answer are, leaves at the end of the loop's turn, with what all others have to say by then.
 """
 
 import asyncio
@@ -15,11 +16,12 @@ import time
 from collections.abc import Callable
 
 from agent.console import websocket
-from agent.console.channel import BLOCKED, Channel, Closed
+from agent.console.channel import BLOCKED, Channel
 from agent.console.dial import Screen
 from agent.console.rfb.filter import ClientFilter, NotRfb
 from agent.console.rfb.screen import ScreenFilter, ScreenUnreadable
 from agent.console.sessions import End
+from agent.console.turns import Departures
 from agent.console.websocket import HEADROOM, FrameReader, ProtocolError, client_frame, put_header
 
 # Bytes that are read at once, and so what is kept of a direction that stalls. With the header of a
@@ -35,6 +37,7 @@ _SPLICED = 256 * 1024  # bytes that the kernel hands on at once
 _TO_BROWSER = 128 * 1024
 _FROM_SCREEN = 256 * 1024
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; what is on its way has no bound, for browsers far away
+_LITTLE = 1024  # bytes that leave at the end of a turn
 _TURNS = 4  # reads before the others have their turn
 _FAST = 1024 * 1024.0  # bytes a second that a browser may send in the long run
 _BURST = 4.0  # seconds' worth of that which it may send at once
@@ -52,10 +55,10 @@ class Bridge:
     """One browser and one screen, both past their handshakes."""
 
     __slots__ = (
-        "_browser_tls", "_direct", "_ended", "_filter", "_frames", "_later", "_loop", "_most",
-        "_paid", "_protocol", "_screen_filter", "_screen_tls", "_spliced", "_to_browser",
-        "_to_screen", "browser", "from_guest", "heard", "last_input", "last_screen", "over",
-        "screen", "to_guest",
+        "_browser_stalls", "_browser_tls", "_departures", "_direct", "_ended", "_filter",
+        "_frames", "_later", "_loop", "_most", "_paid", "_protocol", "_screen_filter",
+        "_screen_stalls", "_screen_tls", "_spliced", "_to_browser", "_to_screen", "browser",
+        "from_guest", "heard", "last_input", "last_screen", "over", "screen", "to_guest",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +70,7 @@ class Bridge:
         client_filter: ClientFilter,
         screen_filter: ScreenFilter | None,
         ended: Ended,
+        departures: Departures,
     ) -> None:
         now = _now()
         self._loop = asyncio.get_running_loop()
@@ -77,6 +81,7 @@ class Bridge:
         self._filter = client_filter
         self._screen_filter = screen_filter
         self._ended = ended
+        self._departures = departures
         # What is neither read nor changed here goes as it comes; without TLS it does not even
         # come: the kernel hands it from one socket to the other.
         self._direct = screen_filter is None and screen.frames is None
@@ -84,8 +89,10 @@ class Bridge:
         self._screen_tls = not screen.channel.plain
         self._browser_tls = not browser.plain
         self._most = LEAST
+        # What has not left yet. Nothing more is read of its source until it has.
         self._to_browser = b""
         self._to_screen = b""
+        self._browser_stalls = self._screen_stalls = False  # does it not take all of that?
         self._paid = now - _BURST  # until when what the browser sent has been waited for
         self._later: asyncio.TimerHandle | None = None
         self.over = False
@@ -118,11 +125,14 @@ class Bridge:
             self._later.cancel()
         farewell = self._to_browser + self._protocol.closing(code, reason)
         self.browser.finish(farewell)
+        if self._to_screen:
+            with contextlib.suppress(OSError):
+                self.screen.channel.send(self._to_screen)
         self.screen.channel.close()
 
     def ping(self) -> None:
         """Have the browser say that it is there; not where something waits for it anyway."""
-        if not self._to_browser:
+        if len(self._to_browser) <= _LITTLE:
             self._send_to_browser(self._protocol.pinging())
 
     def _end(self, why: End, code: int, reason: str) -> None:
@@ -139,7 +149,9 @@ class Bridge:
 
     def _from_screen(self) -> None:
         for _ in range(_TURNS):
-            if self.over or self._to_browser:
+            if self._to_browser and not self._browser_stalls:
+                self._tell_browser()  # before more is read
+            if self.over or self._browser_stalls:
                 return
             most = self._most
             try:
@@ -174,6 +186,10 @@ class Bridge:
             self._show(bytes(_payload[:count]))
             return count
         self.from_guest += count
+        if count <= _LITTLE:
+            self._to_browser = websocket.header(count) + _payload[:count]
+            self._departures.add(self._tell_browser)
+            return count
         begin = put_header(_view, count)
         piece, sock = _view[begin : HEADROOM + count], self.browser.sock
         try:
@@ -233,7 +249,7 @@ class Bridge:
         try:
             if frames is not None:
                 data = frames.feed(data)
-                if frames.pings and not self._to_screen:
+                if frames.pings and len(self._to_screen) <= _LITTLE:
                     ping = frames.pings[-1]
                     self._send_to_screen(client_frame(ping, os.urandom(4), opcode=10))
                 frames.pings = []
@@ -261,33 +277,40 @@ class Bridge:
         if self._to_browser:
             self._to_browser += data
             return
-        try:
-            sent = self.browser.send(data)
-        except OSError as error:
-            if isinstance(error, Closed):
-                self._lost()
-                return
-            sent = 0
-        if sent < len(data):
-            self._wait_for_browser(bytes(data[sent:]))
+        self._to_browser = bytes(data)
+        if len(data) <= _LITTLE:
+            self._departures.add(self._tell_browser)
+        else:
+            self._tell_browser()
 
-    def _wait_for_browser(self, rest: bytes) -> None:
-        self._most = LEAST
-        self._to_browser = rest
-        self.screen.channel.on_readable(None)
-        self.browser.on_writable(self._browser_writable)
-
-    def _browser_writable(self) -> None:
-        try:
-            sent = self.browser.send(self._to_browser)
-        except OSError as error:
-            if isinstance(error, Closed):
-                self._lost()
+    def _tell_browser(self) -> None:
+        """Send what has not left yet; of what it does not take the loop says when it may."""
+        data = self._to_browser
+        if self.over or not data:
             return
-        self._to_browser = self._to_browser[sent:]
-        if not self._to_browser:
+        try:
+            sent = self.browser.sock.send(data)
+        except BLOCKED:
+            sent = 0
+        except OSError:
+            self._lost()
+            return
+        if sent < len(data):
+            self._wait_for_browser(data[sent:])
+            return
+        self._to_browser = b""
+        if self._browser_stalls:
+            self._browser_stalls = False
             self.browser.on_writable(None)
             self._watch_screen()
+
+    def _wait_for_browser(self, rest: bytes) -> None:
+        self._to_browser = rest
+        if not self._browser_stalls:
+            self._browser_stalls = True
+            self._most = LEAST
+            self.screen.channel.on_readable(None)
+            self.browser.on_writable(self._tell_browser)
 
     def _lost(self) -> None:
         self._end(End.LOST, websocket.GOING_AWAY, "")
@@ -301,7 +324,9 @@ class Bridge:
 
     def _from_browser(self) -> None:
         for _ in range(_TURNS):
-            if self.over or self._to_screen or self._later is not None:
+            if self._to_screen and not self._screen_stalls:
+                self._tell_screen()  # before more is read
+            if self.over or self._screen_stalls or self._later is not None:
                 return
             try:
                 data = self.browser.sock.recv(_RECORD)
@@ -374,7 +399,7 @@ class Bridge:
         frames.told = False
         if frames.pings:
             pings, frames.pings = frames.pings, []
-            if not self._to_browser:  # else it gets screen, which says as much
+            if len(self._to_browser) <= _LITTLE:  # else it gets screen, which says as much
                 self._send_to_browser(self._protocol.ponging(pings[-1]))
         if frames.closed:
             # A page that is left or loaded again says 1001, and may come back.
@@ -383,7 +408,7 @@ class Bridge:
 
     def _go_on(self) -> None:
         self._later = None
-        if not self.over and not self._to_screen:
+        if not self.over and not self._screen_stalls:
             self._watch_browser()
 
     def _send_to_screen(self, data: bytes) -> None:
@@ -392,31 +417,40 @@ class Bridge:
         if self._to_screen:
             self._to_screen += data
             return
-        channel = self.screen.channel
+        self._to_screen = data
+        if len(data) <= _LITTLE:
+            self._departures.add(self._tell_screen)
+        else:
+            self._tell_screen()
+
+    def _tell_screen(self) -> None:
+        """Send what has not left yet; of what it does not take the loop says when it may."""
+        data = self._to_screen
+        if self.over or not data:
+            return
         try:
-            sent = channel.sock.send(data)
+            sent = self.screen.channel.sock.send(data)
         except BLOCKED:
             sent = 0
         except OSError:
             self._end(End.SCREEN_GONE, websocket.FAULT, "The hypervisor closed the console.")
             return
         if sent < len(data):
-            self._to_screen = data[sent:]
-            self.browser.on_readable(None)
-            channel.on_writable(self._screen_writable)
-
-    def _screen_writable(self) -> None:
-        try:
-            sent = self.screen.channel.send(self._to_screen)
-        except OSError as error:
-            if isinstance(error, Closed):
-                self._end(End.SCREEN_GONE, websocket.FAULT, "The hypervisor closed the console.")
+            self._wait_for_screen(data[sent:])
             return
-        self._to_screen = self._to_screen[sent:]
-        if not self._to_screen:
+        self._to_screen = b""
+        if self._screen_stalls:
+            self._screen_stalls = False
             self.screen.channel.on_writable(None)
             if self._later is None:
                 self._watch_browser()
+
+    def _wait_for_screen(self, rest: bytes) -> None:
+        self._to_screen = rest
+        if not self._screen_stalls:
+            self._screen_stalls = True
+            self.browser.on_readable(None)
+            self.screen.channel.on_writable(self._tell_screen)
 
 
 def _together(sock: socket.socket, data: memoryview) -> int:

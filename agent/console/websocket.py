@@ -21,6 +21,7 @@ NORMAL, GOING_AWAY, PROTOCOL, UNSUPPORTED, POLICY, TOO_BIG, FAULT, RESTART = (
 )  # fmt: skip
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 _LONGEST_FRAME = 64 * 1024 * 1024
+_SHORT = tuple(bytes((0x82, length)) for length in range(126))  # headers of what is short
 HEADROOM = 10  # bytes that a frame's header needs in front of what a server sends
 
 
@@ -93,7 +94,7 @@ class Protocol(WebSocket):  # type: ignore[misc]  # websockify has no types
 def header(length: int) -> bytes:
     """The header of a binary frame of a server, with so many bytes of payload."""
     if length < 126:
-        return bytes((0x82, length))
+        return _SHORT[length]
     if length < 65536:
         return struct.pack(">BBH", 0x82, 126, length)
     return struct.pack(">BBQ", 0x82, 127, length)

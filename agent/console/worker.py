@@ -34,7 +34,7 @@ from agent.console.rfb.handshake import HandshakeFailed, Steps, T
 from agent.console.rfb.screen import ScreenFilter
 from agent.console.sessions import End, Refusal, Session
 from agent.console.targets import Address
-from agent.console.turns import Turns
+from agent.console.turns import Departures, Turns
 from agent.console.websocket import FrameReader, Protocol, ProtocolError
 
 log = logging.getLogger("console")
@@ -140,6 +140,7 @@ class Worker:
         self._handshakes: Buckets
         self._threads: ThreadPoolExecutor | None = None
         self._turns = Turns(self._loop, _HANDSHAKES)
+        self._departures = Departures(self._loop)
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._going: dict[tuple[str, int], Going] = {}
@@ -478,6 +479,7 @@ class Worker:
             ClientFilter(policy),
             None if free else ScreenFilter(init.pixels),
             ended,
+            self._departures,
         )
         ends = None if lifetime is None else time.monotonic() + lifetime
         self._going[key] = Going(bridge, session, connection, ends)

@@ -17,6 +17,7 @@ from agent.console.dial import Screen
 from agent.console.rfb.filter import ClientFilter
 from agent.console.rfb.screen import ScreenFilter
 from agent.console.sessions import Clipboard, End, Policy
+from agent.console.turns import Departures
 from agent.console.websocket import FrameReader, Protocol, client_frame
 from tests.unit.console.rig import PIXELS
 
@@ -92,6 +93,7 @@ async def bridged(policy: Policy | None = None, *, read: bool = False) -> AsyncI
         ClientFilter(policy or Policy()),
         ScreenFilter(PIXELS) if read else None,
         lambda why, code, _: ended.append((why, code)),
+        Departures(loop),
     )
     one._protocol.socket = None  # noqa: SLF001 - no opening was answered
     one.start(b"")
@@ -234,5 +236,72 @@ def test_who_sends_more_than_anybody_types_waits() -> None:
             assert await both.heard(len(text)) == text
             assert loop.time() - before > 0.5
             await sending
+
+    asyncio.run(run())
+
+
+def test_a_key_right_before_the_close_reaches_the_screen() -> None:
+    async def run() -> None:
+        async with bridged() as both:
+            loop = asyncio.get_running_loop()
+            last = client_frame(KEY, MASK) + client_frame(b"\x03\xe8", MASK, opcode=8)
+            await loop.sock_sendall(both.browser, last)
+            await both.over()
+            assert both.ended == [(End.CLOSED, 1000)]
+            assert await both.heard(8) == KEY
+
+    asyncio.run(run())
+
+
+def test_what_a_screen_says_right_before_it_ends_reaches_the_browser() -> None:
+    async def run() -> None:
+        async with bridged() as both:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(both.screen, b"\x02")
+            both.screen.close()
+            assert await both.shown(1) == b"\x02"
+            await both.over()
+
+    asyncio.run(run())
+
+
+def test_a_ping_is_answered_amid_what_is_shown() -> None:
+    """Whether the answer to a key waits for the end of the turn already, or not."""
+
+    async def run() -> None:
+        async with bridged() as both:
+            loop = asyncio.get_running_loop()
+            key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+            both.bridge._protocol.answer(key, binary=True)  # noqa: SLF001 - as if it were opened
+            frames = FrameReader(masks=False)
+            for _ in range(20):
+                await loop.sock_sendall(both.screen, b"\x02")
+                await loop.sock_sendall(both.browser, client_frame(b"", MASK, opcode=9))
+                shown, pongs = b"", frames.pongs
+                while not shown or frames.pongs == pongs:
+                    piece = await asyncio.wait_for(loop.sock_recv(both.browser, 65536), 20)
+                    assert piece, "it is over"
+                    shown += frames.feed(piece)
+
+    asyncio.run(run())
+
+
+def test_what_is_said_amid_a_stall_follows_what_stalls() -> None:
+    """Pings to a browser that does not read: no more than a little, after what it was shown."""
+
+    async def run() -> None:
+        data = frame_update(40) * 8
+        async with bridged() as both:
+            loop = asyncio.get_running_loop()
+            sending = loop.create_task(loop.sock_sendall(both.screen, data))
+            await until(lambda: both.bridge._browser_stalls)  # noqa: SLF001 - until it stalls
+            kept = len(both.bridge._to_browser)  # noqa: SLF001
+            for _ in range(2000):
+                both.bridge.ping()
+            assert len(both.bridge._to_browser) <= max(kept, 2048)  # noqa: SLF001
+            assert await both.shown(len(data)) == data
+            await sending
+            await loop.sock_sendall(both.screen, b"\x02")
+            assert await both.shown(1) == b"\x02"
 
     asyncio.run(run())

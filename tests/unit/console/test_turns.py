@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.console.turns import Turns
+from agent.console.turns import Departures, Turns
 from agent.console.worker import loop_factory
 
 
@@ -67,3 +67,50 @@ def test_who_comes_alone_does_not_wait(run: Callable[[Awaitable[Any]], Any]) -> 
 def test_who_has_given_up_takes_nobodys_turn(run: Callable[[Awaitable[Any]], Any]) -> None:
     taken = run(_taken(8, 2, give_up=frozenset({4, 5})))
     assert [number for some in taken for number in some] == [0, 1, 2, 3, 6, 7]
+
+
+def test_what_leaves_does_so_at_the_end_of_the_turn_in_the_order_it_came(
+    run: Callable[[Awaitable[Any]], Any],
+) -> None:
+    async def some() -> None:
+        departures, left = Departures(asyncio.get_running_loop()), list[int]()
+        for again in range(2):
+            left.clear()
+            for number in range(5):
+                departures.add(lambda number=number: left.append(number))  # type: ignore[misc]  # a lambda's default has no type
+            assert left == [], again
+            await asyncio.sleep(0)
+            assert left == list(range(5)), again
+
+    run(some())
+
+
+def test_what_fails_to_leave_keeps_nobody_else(run: Callable[[Awaitable[Any]], Any]) -> None:
+    async def some() -> None:
+        loop, left, failed = asyncio.get_running_loop(), list[int](), list[Any]()
+        loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))
+        departures = Departures(loop)
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        for call in (lambda: left.append(1), fail, lambda: left.append(2)):
+            departures.add(call)
+        while len(left) < 2:
+            await asyncio.sleep(0)
+        assert left == [1, 2]
+        assert [type(error) for error in failed] == [ZeroDivisionError]
+
+    run(some())
+
+
+def test_a_long_row_leaves_before_the_turn_ends(run: Callable[[Awaitable[Any]], Any]) -> None:
+    async def some() -> None:
+        departures, left = Departures(asyncio.get_running_loop()), list[int]()
+        for _ in range(1000):
+            departures.add(lambda: left.append(1))
+        assert 0 < len(left) < 1000
+        await asyncio.sleep(0)
+        assert len(left) == 1000
+
+    run(some())

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from agent.console import websocket
 from agent.console.channel import BLOCKED, Channel
 from agent.console.dial import Screen
+from agent.console.loop_turns import Departures
 from agent.console.rfb.filter import ClientFilter, NotRfb
 from agent.console.rfb.screen import ScreenFilter, ScreenUnreadable
 from agent.console.sessions import End
-from agent.console.turns import Departures
 from agent.console.websocket import HEADROOM, FrameReader, ProtocolError, client_frame, put_header
 
 # Bytes that are read at once, and so what is kept of a direction that stalls. With the header of a

@@ -28,13 +28,13 @@ from agent.console.dial import Screen, Unreachable, detail, dial, follow, why
 from agent.console.http import BadRequest, Request
 from agent.console.limits import Buckets, HalfOpen, source_key
 from agent.console.link import Link
+from agent.console.loop_turns import Departures, Turns
 from agent.console.rfb import handshake
 from agent.console.rfb.filter import ClientFilter
 from agent.console.rfb.handshake import HandshakeFailed, Steps, T
 from agent.console.rfb.screen import ScreenFilter
 from agent.console.sessions import End, Refusal, Session
 from agent.console.targets import Address
-from agent.console.turns import Departures, Turns
 from agent.console.websocket import FrameReader, Protocol, ProtocolError
 
 log = logging.getLogger("console")

@@ -14,10 +14,10 @@ from agent.console import bridge as module
 from agent.console.bridge import Bridge
 from agent.console.channel import Channel
 from agent.console.dial import Screen
+from agent.console.loop_turns import Departures
 from agent.console.rfb.filter import ClientFilter
 from agent.console.rfb.screen import ScreenFilter
 from agent.console.sessions import Clipboard, End, Policy
-from agent.console.turns import Departures
 from agent.console.websocket import FrameReader, Protocol, client_frame
 from tests.unit.console.rig import PIXELS
 

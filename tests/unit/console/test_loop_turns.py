@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.console.turns import Departures, Turns
+from agent.console.loop_turns import Departures, Turns
 from agent.console.worker import loop_factory
 
 

@@ -5,7 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,19 @@ def test_client_that_leaves_a_stream_leaves_its_place_to_the_next(lab: Lab, rout
 
 def test_stream_over_mutual_tls_tells_at_once_and_goes_on(lab: Lab, router: Router) -> None:
     place = kept(lab, "tail=1")
-    with streamed(lab, place) as answer:
+    with ExitStack() as open_for_now:
+
+        def taken() -> http.client.HTTPResponse | None:
+            """Whoever has just left may not have left his place yet."""
+            with ExitStack() as trial:
+                answer = trial.enter_context(streamed(lab, place))
+                if answer.status == 503:
+                    return None
+                open_for_now.push(trial.pop_all())
+                return answer
+
+        answer = wait_until(taken, 10, "the stream is taken")
+        assert answer is not None
         assert answer.headers["Content-Type"] == "text/event-stream"
         assert answer.readline().startswith(b":")
         began = time.monotonic()

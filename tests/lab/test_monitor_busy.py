@@ -51,6 +51,7 @@ def looping(watched: Watched, unit: str) -> Iterator[None]:
         watched.sh("kill -KILL $(cat /run/loop) 2>/dev/null || true; rm /run/loop")
 
 
+@pytest.mark.soak  # a hundred loops on one CPU leave the tests beside it none, either
 def test_a_daemon_that_is_given_no_cpu_is_busy_and_keeps_what_it_has(watched: Watched) -> None:
     mark, daemons = watched.mark(), watched.router.daemons()
     watched.sh(STARVE)

@@ -19,6 +19,7 @@ from appliance.lab import network
 from appliance.lab.http import Response, client_context, exchange, payload
 from appliance.lab.pki import Keys
 from appliance.lab.process import Identity, Popen, spawn
+from appliance.lab.rows import rows
 from appliance.lab.topologies import GuestVm, Management, Nic, World
 from appliance.lab.wait import wait_until
 
@@ -34,9 +35,7 @@ class Server:
 
     def exchanges(self) -> tuple[Mapping[str, Any], ...]:
         """What was asked so far: client, port, and for HTTP method, path, headers, body."""
-        if not self.log.exists():
-            return ()
-        return tuple(json.loads(line) for line in self.log.read_text().splitlines())
+        return rows(self.log)
 
     def stop(self) -> None:
         """End it; its port is free afterwards."""
@@ -317,9 +316,7 @@ class Internet(Node):
 
     def visitors(self) -> tuple[str, ...]:
         """The addresses that the web server saw, in order."""
-        if not self.web_log.exists():
-            return ()
-        return tuple(json.loads(line)["client"] for line in self.web_log.read_text().splitlines())
+        return tuple(row["client"] for row in rows(self.web_log))
 
 
 @dataclass(frozen=True, slots=True)

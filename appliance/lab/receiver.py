@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from agent.document.heartbeat import LONGEST, Receiver, Refused
+from appliance.lab.rows import rows
 
 
 class Inbox:
@@ -29,11 +30,9 @@ class Inbox:
         for event in self.events():
             self._last[event["stream"]] = event["seq"]
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> tuple[dict[str, Any], ...]:
         """What has arrived."""
-        if not self._path.exists():
-            return []
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
+        return rows(self._path)
 
     def take(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a batch, once its events are kept."""

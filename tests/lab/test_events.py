@@ -15,6 +15,7 @@ from agent.document.document import merge
 from agent.document.heartbeat import Beat, encode
 from appliance.lab import Lab
 from appliance.lab.http import client_context
+from appliance.lab.rows import rows
 from appliance.lab.wait import wait_until
 from tests.lab import test_hostile_disk as hostile_disk
 from tests.lab.helpers import CALM, Router
@@ -61,9 +62,8 @@ class Management:
         self._process.kill()
         self._process.wait()
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        path = self.folder / f"{name}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    def rows(self, name: str) -> tuple[dict[str, Any], ...]:
+        return rows(self.folder / f"{name}.jsonl")
 
     def kinds(self) -> list[str]:
         return [event["kind"] for event in self.rows("events")]

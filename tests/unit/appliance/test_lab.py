@@ -15,6 +15,7 @@ from appliance.lab import lease_note, state
 from appliance.lab.http import exchange, payload
 from appliance.lab.node import lease
 from appliance.lab.process import Identity, spawn
+from appliance.lab.rows import rows
 from appliance.lab.state import Container, Settings, Status
 from appliance.lab.wait import TookTooLong, wait_until
 
@@ -33,6 +34,16 @@ def test_a_process_is_known_by_its_start_and_not_its_number() -> None:
     process.wait()
     assert Identity.of(process.pid) is None
     identity.send(signal.SIGKILL)
+
+
+def test_rows_are_whole_while_somebody_writes_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert rows(path) == ()
+    said = '{"name": "ä"}\n{"name": "b"}\n'.encode()
+    for length in range(len(said) + 1):
+        path.write_bytes(said[:length])
+        whole = said[:length].count(b"\n")
+        assert rows(path) == ({"name": "ä"}, {"name": "b"})[:whole]
 
 
 def test_a_container_remembers_what_it_is_and_what_runs(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ calls `receive_into` and `send` when the loop says that the socket is ready (`on
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -234,19 +235,25 @@ class Channel:
 async def connect(
     address: str, port: int, loop: asyncio.AbstractEventLoop, timeout: float
 ) -> Channel:
-    """A connection to a numeric address. Raises Closed with the reason."""
+    """A connection to a numeric address. Raises Closed with the reason.
+
+    The loop's own way looks the address up in another thread, numeric or not. In a process of one
+    thread the C library takes no locks, of which each call of the kernel would have several.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    channel = Channel(socket.socket(family, socket.SOCK_STREAM), loop)
     try:
         async with asyncio.timeout(timeout):
-            await loop.sock_connect(sock, (address, port))
+            error = channel.sock.connect_ex((address, port))
+            if error == errno.EINPROGRESS:
+                await channel.writable()
+                error = channel.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise Closed(os.strerror(error))
     except TimeoutError as error:
-        sock.close()
+        channel.close()
         raise Closed("it does not answer") from error
-    except OSError as error:
-        sock.close()
-        raise Closed(os.strerror(error.errno) if error.errno else str(error)) from error
     except BaseException:
-        sock.close()
+        channel.close()
         raise
-    return Channel(sock, loop)
+    return channel

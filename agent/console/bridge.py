@@ -55,10 +55,11 @@ class Bridge:
     """One browser and one screen, both past their handshakes."""
 
     __slots__ = (
-        "_browser_stalls", "_browser_tls", "_departures", "_direct", "_ended", "_filter",
-        "_frames", "_later", "_loop", "_most", "_paid", "_protocol", "_screen_filter",
-        "_screen_stalls", "_screen_tls", "_spliced", "_to_browser", "_to_screen", "browser",
-        "from_guest", "heard", "last_input", "last_screen", "over", "screen", "to_guest",
+        "_browser_sock", "_browser_stalls", "_browser_tls", "_departures", "_direct", "_ended",
+        "_filter", "_frames", "_later", "_loop", "_most", "_paid", "_protocol", "_screen_filter",
+        "_screen_sock", "_screen_stalls", "_screen_tls", "_spliced", "_to_browser", "_to_screen",
+        "_unpaid", "browser", "from_guest", "heard", "last_input", "last_screen", "over", "screen",
+        "to_guest",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,8 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         self.browser = browser
         self.screen = screen
+        self._browser_sock = browser.sock
+        self._screen_sock = screen.channel.sock
         self._protocol = protocol
         self._frames = frames
         self._filter = client_filter
@@ -94,6 +97,7 @@ class Bridge:
         self._to_screen = b""
         self._browser_stalls = self._screen_stalls = False  # does it not take all of that?
         self._paid = now - _BURST  # until when what the browser sent has been waited for
+        self._unpaid = 0  # bytes that it sent since
         self._later: asyncio.TimerHandle | None = None
         self.over = False
         self.to_guest = self.from_guest = 0  # bytes of RFB
@@ -148,7 +152,9 @@ class Bridge:
             self._loop.call_soon(self._from_screen)
 
     def _from_screen(self) -> None:
-        for _ in range(_TURNS):
+        turns = _TURNS
+        while turns:
+            turns -= 1
             if self._to_browser and not self._browser_stalls:
                 self._tell_browser()  # before more is read
             if self.over or self._browser_stalls:
@@ -168,17 +174,15 @@ class Bridge:
                     self._most = PIECE
                 break
             if not self._to_browser:
-                self._most = min(2 * most + HEADROOM, PIECE)
-                if most == PIECE and self._spliced:
-                    self._most = _SPLICED
+                self._most = more_at_once(most, spliced=self._spliced)
         if self._screen_tls and self.screen.channel.pending and not self.over:
             self._loop.call_soon(self._from_screen)  # the kernel does not know of it
 
     def _read_screen(self, most: int) -> int:
         """Pass on what there is, through our buffer. Raises BLOCKED, OSError."""
-        count = self.screen.channel.sock.recv_into(_payload, most)
+        count = self._screen_sock.recv_into(_payload, most)
         if self._screen_tls:
-            count = self._fill(count, most)
+            count = _fill(self._screen_sock, count, most)
         if not count:
             return 0
         self.last_screen = _now()
@@ -191,7 +195,7 @@ class Bridge:
             self._departures.add(self._tell_browser)
             return count
         begin = put_header(_view, count)
-        piece, sock = _view[begin : HEADROOM + count], self.browser.sock
+        piece, sock = _view[begin : HEADROOM + count], self._browser_sock
         try:
             if self._browser_tls and count > _RECORD:
                 sent = _together(sock, piece)
@@ -209,8 +213,8 @@ class Bridge:
     def _hand_on(self) -> int:
         """The same of much, by way of a pipe in the kernel. Raises BLOCKED, OSError."""
         source, sink = _way()
-        sock = self.browser.sock
-        count = os.splice(self.screen.channel.sock.fileno(), sink, _SPLICED)
+        sock = self._browser_sock
+        count = os.splice(self._screen_sock.fileno(), sink, _SPLICED)
         if not count:
             return 0
         self.last_screen = _now()
@@ -228,19 +232,6 @@ class Bridge:
         rest = header + _taken_out(source, left)
         if rest and not self.over:
             self._wait_for_browser(rest)
-        return count
-
-    def _fill(self, count: int, most: int) -> int:
-        """Of TLS a record comes at a time: read as many as there are."""
-        channel = self.screen.channel
-        while 0 < count < most and channel.pending:
-            try:
-                more = channel.sock.recv_into(_payload[count:], most - count)
-            except OSError:  # there will be another time to say so
-                break
-            if not more:
-                break
-            count += more
         return count
 
     def _show(self, data: bytes) -> None:
@@ -289,7 +280,7 @@ class Bridge:
         if self.over or not data:
             return
         try:
-            sent = self.browser.sock.send(data)
+            sent = self._browser_sock.send(data)
         except BLOCKED:
             sent = 0
         except OSError:
@@ -323,13 +314,15 @@ class Bridge:
             self._loop.call_soon(self._from_browser)
 
     def _from_browser(self) -> None:
-        for _ in range(_TURNS):
+        turns = _TURNS
+        while turns:
+            turns -= 1
             if self._to_screen and not self._screen_stalls:
                 self._tell_screen()  # before more is read
             if self.over or self._screen_stalls or self._later is not None:
                 return
             try:
-                data = self.browser.sock.recv(_RECORD)
+                data = self._browser_sock.recv(_RECORD)
                 if len(data) == _RECORD:
                     data = self._more(data)
             except BLOCKED:
@@ -348,19 +341,10 @@ class Bridge:
     def _more(self, data: bytes) -> bytes:
         """Where something is pasted, more than a key's worth: read a piece of it at once."""
         _payload[:_RECORD] = data
-        count = _RECORD
-        while count < LEAST and count % _RECORD == 0:
-            try:
-                more = self.browser.sock.recv_into(_payload[count:], PIECE - count)
-            except OSError:  # none is there now; whatever else it is, it will be said again
-                break
-            if not more:
-                break
-            count += more
-        return bytes(_payload[:count])
+        return bytes(_payload[: _fill(self._browser_sock, _RECORD, LEAST)])
 
     def _from_browser_bytes(self, data: bytes) -> None:
-        self.heard = now = _now()
+        self.heard = _now()
         try:
             said = self._frames.feed(data)
         except ProtocolError as error:
@@ -370,14 +354,18 @@ class Bridge:
             self._pass_on(said)
         if self._frames.told:
             self._control()
-        # Nobody types or pastes that much; who sends more waits, and its screen with it.
-        paid = self._paid
-        if paid < now - _BURST:
-            paid = now - _BURST
-        self._paid = paid = paid + len(data) / _FAST
-        if paid > now and not self.over:
+        self._unpaid += len(data)
+        if self._unpaid > _RECORD:
+            self._pay()
+
+    def _pay(self) -> None:
+        """Nobody types or pastes that much; who sends more waits, and its screen with it."""
+        now = self.heard
+        self._paid = max(self._paid, now - _BURST) + self._unpaid / _FAST
+        self._unpaid = 0
+        if self._paid > now and not self.over:
             self.browser.on_readable(None)
-            self._later = self._loop.call_later(paid - now, self._go_on)
+            self._later = self._loop.call_later(self._paid - now, self._go_on)
 
     def _pass_on(self, said: bytes) -> None:
         messages = self._filter
@@ -429,7 +417,7 @@ class Bridge:
         if self.over or not data:
             return
         try:
-            sent = self.screen.channel.sock.send(data)
+            sent = self._screen_sock.send(data)
         except BLOCKED:
             sent = 0
         except OSError:
@@ -451,6 +439,29 @@ class Bridge:
             self._screen_stalls = True
             self.browser.on_readable(None)
             self.screen.channel.on_writable(self._tell_screen)
+
+
+def more_at_once(most: int, *, spliced: bool) -> int:
+    """Bytes to ask for next, where as many as were asked for came, and left."""
+    if most < PIECE:
+        return min(2 * most + HEADROOM, PIECE)
+    return _SPLICED if spliced else PIECE
+
+
+def _fill(sock: socket.socket, count: int, enough: int) -> int:
+    """Read on after `count` bytes, which of TLS are a record; returns how many there are by now.
+
+    After a record that is not full there is nothing more, most likely, and asking costs a call.
+    """
+    while 0 < count < enough and count % _RECORD == 0:
+        try:
+            more = sock.recv_into(_payload[count:], PIECE - count)
+        except OSError:  # none is there now; whatever else it is, it will be said again
+            break
+        if not more:
+            break
+        count += more
+    return count
 
 
 def _together(sock: socket.socket, data: memoryview) -> int:

@@ -176,12 +176,8 @@ class FrameReader:
     def feed(self, data: bytes) -> bytes:
         """The payload that is in it. Raises ProtocolError."""
         # A key, most likely: one small frame, the whole of it, and nothing before it unfinished.
-        if (
-            self._between
-            and 6 < len(data) < 132
-            and data[0] == 0x82
-            and data[1] == 0x7A + len(data)
-        ):
+        length = len(data)
+        if self._between and 6 < length < 132 and data[0] == 0x82 and data[1] == 0x7A + length:
             return masked(data[6:], data[2:6])
         said = self._read(data)
         self._between = self._masks and not (

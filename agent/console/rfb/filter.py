@@ -54,15 +54,21 @@ class ClientFilter:
         self._passing = True  # and whether they go on
         self._blind = False
         self._more = False  # may pointer messages have a byte for more buttons?
+        self._between = self._rule.acts  # does a key alone go on, nothing being before it?
         self.inputs = 0
         self.left_out = 0  # messages
         self.pixels: bytes | None = None  # the last form of pixels that was asked for
 
     def feed(self, data: bytes) -> bytes:
         """What of this goes on to the screen. Raises NotRfb."""
-        if len(data) == 8 and data[0] == _KEY and not (self._begun or self._through or self._blind):
-            self.inputs += 1  # a key alone, as it comes where somebody types
-            return data if self._rule.acts else self._allow(allowed=False) or b""
+        if self._between and len(data) == 8 and data[0] == _KEY:
+            self.inputs += 1  # as it comes where somebody types
+            return data
+        passed = self._read_messages(data)
+        self._between = self._rule.acts and not (self._begun or self._through or self._blind)
+        return passed
+
+    def _read_messages(self, data: bytes) -> bytes:
         if self._blind:
             self.inputs += 1
             return data

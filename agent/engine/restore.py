@@ -12,7 +12,7 @@ from agent.engine.host import CheckFailed, Clock, Host
 from agent.engine.model import Announce, Committed, Degraded, Observed, Outcome, Plan, Step
 from agent.engine.plan import name, needs_systemd
 from agent.engine.store import Revision, State, Store
-from agent.engine.target import Target, Targets, keep_firewall
+from agent.engine.target import Target, Targets, keep_ahead
 from agent.monitor.events import NOWHERE, Recorder
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _boot(
     observed = replace(observed, units=host.unit_states(target.desired.owned_units))
     perform(targets.compare(target, observed), daemons=True)
     targets.remember(target)
-    keep_firewall(store, target)
+    keep_ahead(store, target)
     store.put_state(replace(state, current=number, confirmed=number))
     log.info("revision %d restored", number)
     return Committed(number, Plan(tuple(steps)))

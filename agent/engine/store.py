@@ -303,7 +303,7 @@ class Store:
         }
         self._disk.write(self._folder / name, canonical(value), durable=False)
 
-    def put_firewall(
+    def put_ahead(
         self,
         revision: int,
         sets: Iterable[AddressSet],

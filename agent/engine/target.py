@@ -42,14 +42,14 @@ class Target:
     origin: str = ""  # what the tables became canonical from: a digest of the text and its sets
 
 
-def keep_firewall(store: Store, target: Target) -> None:
+def keep_ahead(store: Store, target: Target) -> None:
     """Keep the firewall, the network and names for a boot before anything of ours can start.
 
     Raises HostFull.
     """
     number, desired = target.revision.info.number, target.desired
     network, files = ahead.network(desired), ahead.files(desired)
-    store.put_firewall(number, desired.sets.values(), target.tables, target.origin, network, files)
+    store.put_ahead(number, desired.sets.values(), target.tables, target.origin, network, files)
 
 
 class Targets:

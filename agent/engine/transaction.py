@@ -45,7 +45,7 @@ from agent.engine.restore import document_of, restore
 from agent.engine.running import Running
 from agent.engine.store import Revision, State, Store
 from agent.engine.swap import DidNotHold, Swap, bystanders
-from agent.engine.target import Target, Targets, keep_firewall
+from agent.engine.target import Target, Targets, keep_ahead
 from agent.monitor.events import NOWHERE, Recorder
 
 log = logging.getLogger(__name__)
@@ -352,7 +352,7 @@ class Engine(Running):
         broken = "" if down <= spared else f"{cause}; and put back: {'; '.join(warnings)}"
         if state.current == state.confirmed is not None:
             with contextlib.suppress(HostFull):
-                keep_firewall(self._store, target)  # the commit may have got as far as that
+                keep_ahead(self._store, target)  # the commit may have got as far as that
         self._store.put_state(replace(state, making=None, degraded=broken))
         self._prune(state)
         number = target.revision.info.number
@@ -448,7 +448,7 @@ class Engine(Running):
     def _put_confirmed(self, state: State) -> None:
         """Commit, and keep the firewall for a boot in which nothing of ours can start."""
         if state.current is not None:
-            keep_firewall(self._store, self._targets.running(state.current))
+            keep_ahead(self._store, self._targets.running(state.current))
             self._host.fault("push:kept")
         self._store.put_state(state)
 

@@ -11,7 +11,7 @@ from agent.document.document import InvalidDocument, merge, parse
 from agent.engine.compose import Composer, Push
 from agent.engine.model import Link
 from appliance.lab.pki import Authority
-from tests.unit.engine.documents import BOOT, router
+from tests.unit.engine.documents import BOOT, router, with_services
 from tests.unit.engine.memory import CONTROL, GUEST, PUBLIC
 
 LINKS = tuple(
@@ -166,3 +166,16 @@ def test_certificates_that_have_run_out_are_refused_in_a_push_and_come_up_at_boo
     assert set(found(worse, Push(later, {}))) >= {
         "/console/networks/0", "/console/certificates/own",
     }  # fmt: skip
+
+
+def test_everybody_may_read_what_starts_ahead_of_the_restore() -> None:
+    """A boot copies these files with no regard to modes (share/firewall)."""
+    boot = parse_boot(json.dumps(BOOT).encode())
+    desired = Composer().compose(parse(with_services(1)), LINKS, boot)
+    ahead = {unit.name for unit in desired.units.values() if unit.ahead}
+    files = [file for file in desired.files.values() if file.unit in ahead]
+    assert ahead
+    assert files
+    for file in files:
+        assert file.mode & 0o444 == 0o444, file.path
+        assert not file.mode & 0o111, file.path

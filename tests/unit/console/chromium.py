@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Chromium:
             os.dup2(ends[0], 3)
             os.dup2(ends[1], 4)
 
+        # It leaves its sockets behind, whose paths have to be short.
+        self._sockets = tempfile.TemporaryDirectory(prefix="sysvm-chromium-", dir="/tmp")
         self._process = subprocess.Popen(
             (
                 *(*prefix, PROGRAM, "--headless=new", "--remote-debugging-pipe", "--no-sandbox"),
@@ -38,6 +41,7 @@ class Chromium:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": self._sockets.name},
         )
         os.close(to_read[0])
         os.close(to_write[1])
@@ -145,6 +149,7 @@ class Chromium:
         self._process.terminate()
         self._process.wait(20)
         self._in.close()
+        self._sockets.cleanup()
 
 
 @contextlib.contextmanager

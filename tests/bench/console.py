@@ -60,7 +60,7 @@ class Sizes:
     killed: int  # pages of workers that are killed
 
 
-FULL = Sizes(3, 160, 4, 3.0, 100, 200, 20, (100, 1000, 5000), 1000, 20)
+FULL = Sizes(5, 160, 4, 3.0, 100, 200, 20, (100, 1000, 5000), 1000, 20)
 QUICK = Sizes(1, 40, 1, 1.0, 30, 50, 5, (100, 1000), 200, 6)
 
 

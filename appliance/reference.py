@@ -120,7 +120,7 @@ def _type(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         target = definitions[name]
         if "enum" in target:
             return " or ".join(f"`{value}`" for value in target["enum"])
-        return f"[{name}](#{name.lower()})"
+        return f"[{name}](#{_anchor(name)})"
     if "enum" in node:
         return " or ".join(f"`{value}`" for value in node["enum"])
     if "const" in node:
@@ -142,6 +142,13 @@ def _type(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
             return f"{kind} such as `{example}`" if example else kind
         case other:
             return str(other or "")
+
+
+def _anchor(title: str) -> str:
+    """The heading that describes a type: a section has its name in the document for one."""
+    sections: Mapping[str, Any] = schema()["properties"]
+    named = (name for name, node in sections.items() if node.get("$ref", "").endswith(f"/{title}"))
+    return next(named, title.lower())
 
 
 def _map(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

@@ -23,6 +23,9 @@ Collections are maps keyed by identity (a MAC address, an address, an id of your
 that a merge patch (RFC 7396) can change one entry. Addresses have one spelling: IPv6 in lower
 case and shortest form, networks without host bits, MAC addresses in lower case with colons.
 
+Where `…` stands for a default, it is too long for its column: that of a group of fields is each
+field's own, and the schema has all of them.
+
 A *secret* (`writeOnly` in the JSON Schema) is never told back: where a document is shown,
 `{REDACTED}` stands for it, which is refused where it is pushed. A merge patch leaves secrets as
 they are.

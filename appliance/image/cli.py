@@ -19,6 +19,17 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
 console = Console(highlight=False)
 
 
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="A recipe of your own, in DIB's format.")
+]
+Elements = Annotated[list[str] | None, typer.Option("--element", help="A further element.")]
+ElementsPath = Annotated[
+    list[Path] | None, typer.Option(help="A folder of elements, searched before ours.")
+]
+Packages = Annotated[
+    list[str] | None, typer.Option("--package", help="A further package of Debian's.")
+]
+Ssh = Annotated[bool, typer.Option("--ssh/--no-ssh", help="Have SSH in it.")]
 LockFile = Annotated[
     Path | None,
     typer.Option("--lock", help="Install exactly what this lock names.", dir_okay=False),
@@ -35,19 +46,11 @@ def build(
         list[Format] | None, typer.Option("--format", help="What to write. [default: qcow2]")
     ] = None,
     output: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("build"),
-    recipe_file: Annotated[
-        Path | None, typer.Option("--recipe", help="A recipe of your own, in DIB's format.")
-    ] = None,
-    elements: Annotated[
-        list[str] | None, typer.Option("--element", help="A further element.")
-    ] = None,
-    elements_path: Annotated[
-        list[Path] | None, typer.Option(help="A folder of elements, searched before ours.")
-    ] = None,
-    packages: Annotated[
-        list[str] | None, typer.Option("--package", help="A further package of Debian's.")
-    ] = None,
-    ssh: Annotated[bool, typer.Option("--ssh/--no-ssh", help="Have SSH in it.")] = True,
+    recipe_file: RecipeFile = None,
+    elements: Elements = None,
+    elements_path: ElementsPath = None,
+    packages: Packages = None,
+    ssh: Ssh = True,
     fresh: Annotated[bool, typer.Option(help="Ask Debian's archive for newer packages.")] = False,
     lock_file: LockFile = None,
     debs: Debs = None,
@@ -116,16 +119,29 @@ def lock(
     python: Annotated[
         bool, typer.Option(help="First pin Python's packages anew, in image-recipes/python.lock.")
     ] = False,
+    recipe_file: RecipeFile = None,
+    elements: Elements = None,
+    elements_path: ElementsPath = None,
+    packages: Packages = None,
+    ssh: Ssh = True,
 ) -> None:
     """Lock the newest packages: each file's version, size and SHA-256.
 
     `sysvm image build --lock FILE --debs FOLDER` builds from exactly these again. Debian's archive
-    forgets old versions: keep the files (--debs) of what you may want to build again.
+    forgets old versions: keep the files (--debs) of what you may want to build again. A lock is for
+    a build with the same recipe, elements and packages.
     """
+    wanted = recipe.read(
+        recipe_file,
+        elements=elements or (),
+        elements_path=elements_path or (),
+        packages=packages or (),
+        ssh=ssh,
+    )
     if python:
         for pin in wheels.refresh_lock():
             console.print(pin)
-    made = locks.make(recipe.read())
+    made = locks.make(wanted)
     if debs is not None:
         locks.keep(made, debs)
     file.write_text(locks.render(made))

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from agent.system.run import run
+from appliance.cli import app
 from appliance.errors import ApplianceError
 from appliance.image import archive, locks, recipe, wheels
 from appliance.image.archive import Deb
@@ -129,3 +131,13 @@ def test_a_repository_is_of_these_files_alone(tmp_path: Path) -> None:
     (stanza,) = paragraphs((folder / "Packages").read_text())
     assert stanza["Filename"] == f"./{digest}.deb"
     assert (stanza["SHA256"], stanza["Size"]) == (digest, str(path.stat().st_size))
+
+
+@pytest.mark.parametrize("command", ["build", "lock"])
+def test_a_lock_is_made_for_the_elements_that_a_build_has(tmp_path: Path, command: str) -> None:
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme/element-deps").write_text("nowhere\n")
+    chosen = ("--elements-path", str(tmp_path), "--element", "acme", "--package", "nano")
+    answer = CliRunner().invoke(app, ["image", command, *chosen, "--no-ssh"])
+    assert isinstance(answer.exception, ApplianceError)
+    assert answer.exception.what == "there is no element nowhere"

@@ -21,10 +21,19 @@ def write(path: Path) -> Path:
 
 
 def write_sums(folder: Path, paths: Iterable[Path]) -> Path:
-    """Write SHA256SUMS of these files of `folder`: the one file to sign for all of them."""
+    """Write SHA256SUMS of these files of `folder`: the one file to sign for all of them.
+
+    A signature of what was there before is removed.
+    """
     sums = folder / SUMS
+    signature(sums).unlink(missing_ok=True)
     sums.write_text("".join(_line(path) for path in sorted(paths)))
     return sums
+
+
+def signature(path: Path) -> Path:
+    """Where gpg's signature of a file is put."""
+    return path.with_name(f"{path.name}.asc")
 
 
 def _line(path: Path) -> str:

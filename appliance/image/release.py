@@ -94,7 +94,7 @@ def account(
 
 def signed(path: Path, key: str) -> Path:
     """Sign this file with gpg: the armoured signature beside it. Raises ApplianceError."""
-    signature = path.with_name(f"{path.name}.asc")
+    signature = checksums.signature(path)
     signature.unlink(missing_ok=True)
     options = ("--batch", "--local-user", key, "--armor", "--detach-sign")
     try:

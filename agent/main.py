@@ -105,7 +105,7 @@ def _store(paths: Paths, woken: Sequence[Callable[[], None]] = ()) -> Store:
         for wake in woken:
             wake()
 
-    return Store(paths.state, Disk(), settled)
+    return Store(paths.state, Disk(), settled, paths.run / "state.json")
 
 
 def _restore() -> int:

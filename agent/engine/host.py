@@ -83,6 +83,9 @@ class Host(Protocol):
     def look_ahead(self) -> None:
         """Begin to observe, for an `observe` that comes at once and finds less left to do."""
 
+    def require_room(self) -> None:
+        """Refuse a change that could not be kept, before it is begun. Raises HostFull."""
+
     def stage(self, revision: int, desired: Desired) -> None:
         """Write a revision's files (and missing objects) to their final names, not yet used.
 

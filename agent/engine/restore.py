@@ -1,5 +1,6 @@
 """The restore at boot: the last confirmed revision, before there is a network."""
 
+import contextlib
 import json
 import logging
 from dataclasses import replace
@@ -8,7 +9,7 @@ from agent.document.boot import BootConfig, serialize
 from agent.document.document import Document, InvalidDocument, parse_value
 from agent.engine import tell
 from agent.engine.errors import EngineError, UnreadableState
-from agent.engine.host import CheckFailed, Clock, Host
+from agent.engine.host import CheckFailed, Clock, Host, HostFull
 from agent.engine.model import Announce, Committed, Degraded, Observed, Outcome, Plan, Step
 from agent.engine.plan import name, needs_systemd
 from agent.engine.store import Revision, State, Store
@@ -30,11 +31,13 @@ def restore(
 
     Before the first push the boot configuration stands in for a revision. Daemons are started,
     not waited for: this runs before they may. Counters go on from what was kept. It gets ready
-    while the VM is still being closed, and acts when it is.
+    while the VM is still being closed, and acts when it is. A disk that takes no more keeps no
+    revision from coming back: what would be written is what is there, or can be had again.
     """
     found = _readable(store, events)
     state = replace(found, making=None, deadline=None)
-    store.begin_counters()
+    with contextlib.suppress(HostFull):
+        store.begin_counters()
     for number in _bootable(store, state):
         try:
             revision = store.revision(number)
@@ -100,7 +103,8 @@ def _bootable(store: Store, state: State) -> list[int]:
     numbers = store.numbers()
     for number in numbers:
         if number > state.confirmed:
-            store.forget(number)
+            with contextlib.suppress(HostFull):
+                store.forget(number)
     return [number for number in numbers if number <= state.confirmed]
 
 
@@ -129,7 +133,8 @@ def _boot(
     observed = replace(observed, units=host.unit_states(target.desired.owned_units))
     perform(targets.compare(target, observed), daemons=True)
     targets.remember(target)
-    keep_ahead(store, target)
-    store.put_state(replace(state, current=number, confirmed=number))
+    with contextlib.suppress(HostFull):
+        keep_ahead(store, target)
+    store.note_state(replace(state, current=number, confirmed=number))
     log.info("revision %d restored", number)
     return Committed(number, Plan(tuple(steps)))

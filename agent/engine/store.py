@@ -12,11 +12,14 @@
                             put in by files of two minds, or of a revision that is not confirmed
 
 Every file is replaced whole and durably. What cannot be read is an error, never an empty state;
-the newest whole revision stands in for it (`recover`).
+the newest whole revision stands in for it (`recover`). Where the disk takes no more, what has been
+gone back to is noted elsewhere (`note_state`); a boot does not need the note, for it goes back to
+the confirmed revision in any case.
 """
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +29,10 @@ from typing import Any, Protocol
 from agent.document.document import Document, InvalidDocument, canonical, parse_value
 from agent.engine.errors import NoSuchRevision, UnreadableState
 from agent.engine.firewall import sets_text
+from agent.engine.host import HostFull
 from agent.engine.model import AddressSet, Count, CounterKey, Family, Table
+
+log = logging.getLogger(__name__)
 
 KEPT = 10  # revisions
 
@@ -97,14 +103,20 @@ class State:
 class Store:
     """The folder `/var/lib/sysvm`; one process at a time writes, under the engine's lock.
 
-    `settled` is called whenever a state is stored that no transaction is under way in.
+    `settled` is called whenever a state is stored that no transaction is under way in. `note` is a
+    file that a boot forgets, on another file system.
     """
 
     def __init__(
-        self, folder: Path, disk: Disk, settled: Callable[["Store"], None] | None = None
+        self,
+        folder: Path,
+        disk: Disk,
+        settled: Callable[["Store"], None] | None = None,
+        note: Path | None = None,
     ) -> None:
         self._folder = folder
         self._disk = disk
+        self._note_file = note
         self._settled = settled
         self._latest: Mapping[int, Revision] = {}  # two: what runs, and what is being made
         self._infos: dict[int, RevisionInfo] = {}
@@ -115,7 +127,7 @@ class Store:
 
     def state(self) -> State:
         """Raises UnreadableState."""
-        value = self._read(self._folder / "state.json")
+        value = self._noted() or self._read(self._folder / "state.json")
         if value is None:
             return State()
         try:
@@ -126,8 +138,46 @@ class Store:
     def put_state(self, state: State) -> None:
         """With `making`, the point at which a transaction is begun; without, committed."""
         self._write("state.json", asdict(state))
+        if self._note_file is not None and self._note_file.exists():
+            self._disk.remove(self._note_file)
         if self._settled is not None and state.making is None:
             self._settled(self)
+
+    def note_state(self, state: State) -> None:
+        """`put_state` of what the machine is already, whatever the disk takes.
+
+        The note is good for as long as the state on the disk is the one that it stands for. Raises
+        HostFull where there is no room for it either.
+        """
+        try:
+            self.put_state(state)
+        except HostFull as error:
+            if self._note_file is None:
+                raise
+            log.warning("the state is kept until the next boot alone: %s", error)
+            value = {"instead_of": self._state_digest(), "state": asdict(state)}
+            self._disk.write(self._note_file, canonical(value), durable=False)
+            if self._settled is not None:
+                self._settled(self)
+
+    def _noted(self) -> dict[str, Any] | None:
+        """The state that was noted, if it stands for the one that is on the disk."""
+        if self._note_file is None or not self._note_file.exists():
+            return None
+        try:
+            value = self._read(self._note_file) or {}
+        except UnreadableState:
+            return None
+        if value.get("instead_of") != self._state_digest():
+            return None
+        state: dict[str, Any] = value["state"]
+        return state
+
+    def _state_digest(self) -> str:
+        try:
+            return hashlib.sha256((self._folder / "state.json").read_bytes()).hexdigest()
+        except OSError:
+            return ""
 
     def recover(self) -> State:
         """The state, or the newest whole revision's where state.json cannot be read."""

@@ -84,6 +84,8 @@ class Targets:
         """
         with self._mutex:
             target = self._unstaged(revision, self._push() if phase == "push" else None)
+            if phase == "push":
+                self._host.require_room()
             self._host.stage(revision.info.number, target.desired)
             self._host.fault(f"{phase}:staged")
             if phase == "push":

@@ -145,8 +145,8 @@ class Engine(Running):
         """Make the machine what an earlier revision says; the one before where none is named.
 
         With `if_unconfirmed`, `revision` is the one to go back *from*, and nothing happens
-        unless it still waits to be confirmed: this is what the timer asks for.
-        Raises NoSuchRevision.
+        unless it still waits to be confirmed: this is what the timer asks for. Where the disk takes
+        no new revision, it is then the confirmed one that runs again. Raises NoSuchRevision.
         """
         why = tell.ASKED
         with self._lock():
@@ -158,7 +158,14 @@ class Engine(Running):
                 why, revision = tell.NOT_CONFIRMED, None
             origin = self._store.before(state) if revision is None else revision
             document = self._store.revision(origin).document
-            outcome = self._transact(state, document, "rollback", origin=origin)
+            try:
+                outcome = self._transact(state, document, "rollback", origin=origin)
+            except HostFull as error:
+                if not if_unconfirmed:
+                    raise
+                log.warning("no revision can be made of it: %s", error)
+                state = replace(state, current=state.confirmed, deadline=None)
+                outcome = self._put_back(state, why)
             if isinstance(outcome, Committed | Unchanged):
                 self._host.disarm()
             return self._told(outcome, why)
@@ -348,12 +355,13 @@ class Engine(Running):
         self._host.disarm()
         self._remember(target)
         if state.making is not None:
-            self._store.forget(state.making)
+            with contextlib.suppress(HostFull):
+                self._store.forget(state.making)
         broken = "" if down <= spared else f"{cause}; and put back: {'; '.join(warnings)}"
         if state.current == state.confirmed is not None:
             with contextlib.suppress(HostFull):
                 keep_ahead(self._store, target)  # the commit may have got as far as that
-        self._store.put_state(replace(state, making=None, degraded=broken))
+        self._store.note_state(replace(state, making=None, degraded=broken))
         self._prune(state)
         number = target.revision.info.number
         log.warning("rolled back to revision %d: %s", number, broken or cause)
@@ -376,7 +384,7 @@ class Engine(Running):
                 for step in self._targets.difference(target).steps:
                     if isinstance(step, PutSet | PutTable):
                         self._host.perform(step, 0)
-            self._store.put_state(replace(state, degraded=cause, making=None))
+            self._store.note_state(replace(state, degraded=cause, making=None))
         except (StepFailed, CheckFailed, HostFull, InvalidDocument) as error:
             log.critical("and cannot be closed: %s", error)
         return Degraded(cause)
@@ -457,7 +465,8 @@ class Engine(Running):
         self._last = target.revision.document
 
     def _prune(self, state: State) -> None:
-        self._store.prune(_wanted(state))
+        with contextlib.suppress(HostFull):  # it can wait
+            self._store.prune(_wanted(state))
 
     def tidy(self) -> None:
         """Remove what no revision needs any more; called now and then, for it can wait."""

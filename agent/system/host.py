@@ -48,7 +48,7 @@ from agent.engine.model import (
     UnitState,
     UnloadConnection,
 )
-from agent.system import addresssets, announce, conntrack, dnsmasq, haproxy, sysctl, xtables
+from agent.system import addresssets, announce, conntrack, dnsmasq, files, haproxy, sysctl, xtables
 from agent.system.blobs import Blobs
 from agent.system.early import Early
 from agent.system.faults import Faults
@@ -152,6 +152,12 @@ class LinuxHost:
         if ahead is not None and time.monotonic() < ahead[0]:
             return ahead[1]
         return [self._readers.submit(xtables.observe, family) for family in Family]
+
+    def require_room(self) -> None:
+        state = self.revisions.paths.state
+        with files.told_as("look for room"):
+            if state.is_dir():
+                files.require_room(state, 0, 0)
 
     def stage(self, revision: int, desired: Desired) -> None:
         self.revisions.stage(revision, desired.files, desired.objects)

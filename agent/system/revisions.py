@@ -136,8 +136,6 @@ class Revisions:
         count = len(sizes) + len(folders) + 2
         size = sum(-(-size // _BLOCK) * _BLOCK for size in sizes) + (len(folders) + 2) * _BLOCK
         files.require_room(self.paths.run, size, count)
-        if self.paths.state.is_dir():
-            files.require_room(self.paths.state, 0, 0)
 
     def _put(self, root: Path, file: File) -> None:
         parts = PurePosixPath(file.path).parts

@@ -7,7 +7,7 @@ from typing import Any
 
 from appliance.lab.faults import FORBIDDEN, example
 from appliance.lab.wait import wait_until
-from appliance.lab.whole import UNITS
+from appliance.lab.whole import UNITS, Whole
 from appliance.qemu import guest
 from appliance.qemu.bench import READY, Bench, difference
 from appliance.qemu.cases.check import Checks, check, no_failed_units, same, unit_property
@@ -20,10 +20,13 @@ _FULL = "/var/lib/sysvm/.filled"
 
 
 def disk_full(bench: Bench) -> Checks:
-    """The disk for state is full: a push is refused, the guest is served, and it heals."""
+    """The disk for state is full: a push is refused, the guest is served, and it heals.
+
+    A reset brings everything back, all the same.
+    """
     vm = bench.serving()
     before = bench.look()
-    fill = f"head -c 100G /dev/zero >{_FULL} 2>/dev/null; df -P /var/lib/sysvm | tail -n 1"
+    fill = f"head -c 100G /dev/zero >{_FULL} 2>/dev/null; sync; df -P /var/lib/sysvm | tail -n 1"
     shown = vm.run(["sh", "-c", fill], 300, check=False).text
     yield check("the disk can be filled", "100%" in shown, shown)
     try:
@@ -38,11 +41,26 @@ def disk_full(bench: Bench) -> Checks:
         vm.run(["systemctl", "restart", "sysvm-agent.service"], 120, check=False)
         bench.cloud.wait_ready(120)
         yield check("the agent can be restarted", True)  # noqa: FBT003
+        yield from _full_again(bench, vm, before)
     finally:
         vm.run(["rm", "-f", _FULL], check=False)
     answer = bench.cloud.push(_changed())
     yield check("with room again, the push is taken", answer.status in (200, 201), answer.text)
     bench.push_example()
+
+
+def _full_again(bench: Bench, vm: Machine, before: Whole) -> Checks:
+    """A boot that finds no room."""
+    tenant = bench.cloud.guest()
+    vm.reset()
+    wait_until(lambda: not bench.cloud.ready(), 60, "the agent being away", every=0.2)
+    verdict = guest.wait_served(tenant, READY, after=guest.last(tenant).round + 1)
+    yield check("after a reset, with no room still, the guest is served", verdict.served, verdict)
+    bench.cloud.wait_ready(READY)
+    after = bench.wait_whole(before)
+    yield check("what ran before runs again", after == before, difference(before, after))
+    answer = bench.cloud.push(_changed())
+    yield check("a push is refused still: 507", answer.status == 507, (answer.status, answer.text))
 
 
 def _changed() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A host in memory, its disk, and an agent that can die and start again."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,20 +20,22 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.host = MemoryHost()
-        self.disk = PlainDisk()
+        self.memory = folder.with_name(f"{folder.name}-run")
+        self.disk = PlainDisk(memory=self.memory)
         self.clock = StillClock()
         self.heard = Heard()
         self.engine = self.start()
         self.engine.restore()
 
     def start(self) -> Engine:
-        store = Store(self.folder, self.disk)
+        store = Store(self.folder, self.disk, note=self.memory / "state.json")
         boot = parse_boot(json.dumps(BOOT).encode())
         return Engine(self.host, store, self.clock, OneWriter(), boot, self.heard)
 
     def reboot(self) -> None:
         """The kernel forgets everything; the disk does not."""
         self.host = replace(MemoryHost(), deaths=self.host.deaths)
+        shutil.rmtree(self.memory, ignore_errors=True)
         self.engine = self.start()
         self.engine.restore()
 

@@ -148,6 +148,9 @@ class MemoryHost:
     def look_ahead(self) -> None:
         pass
 
+    def require_room(self) -> None:
+        pass  # the disk is the store's affair here
+
     def stage(self, revision: int, desired: Desired) -> None:
         if self.full:
             raise HostFull("no space left on the device")
@@ -262,12 +265,16 @@ class PlainDisk:
     full: bool = False
     dies_after: int | None = None  # the agent, after so many writes in all
     full_at: int | None = None  # for this write alone
+    full_from: int | None = None  # for this write, and all that follow
+    memory: Path | None = None  # a folder on another file system, which is never full
     writes: int = 0
     slow: dict[Path, bytes | None] = field(default_factory=dict)  # as a power cut leaves it
 
     def write(self, path: Path, content: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
         self.writes += 1
-        if self.full or self.writes == self.full_at:
+        full = self.full or self.writes == self.full_at
+        full = full or (self.full_from is not None and self.writes >= self.full_from)
+        if full and path.parent != self.memory:
             raise HostFull("no space left on the device")
         path.parent.mkdir(parents=True, exist_ok=True)
         if durable:

@@ -16,8 +16,9 @@ from agent.engine.errors import (
 )
 from agent.engine.host import HostFull
 from agent.engine.model import Committed, Degraded, Provisional, Refused, RolledBack, Unchanged
+from agent.monitor.events import Kind
 from tests.unit.engine.documents import router, with_forward, with_services
-from tests.unit.engine.machine import Machine
+from tests.unit.engine.machine import Machine, same
 
 
 def test_first_boot_brings_up_the_control_nic_alone(machine: Machine) -> None:
@@ -280,6 +281,66 @@ def test_full_disk_is_said_before_anything_is_touched(machine: Machine) -> None:
     assert isinstance(machine.engine.push(with_forward(2)), Committed)
 
 
+def test_reboot_with_a_full_disk_brings_everything_back(machine: Machine) -> None:
+    machine.engine.push(with_services(1))
+    before = machine.host.snapshot()
+    state = machine.engine.state()
+    machine.disk.full = True
+    machine.reboot()
+    assert same(machine.host.snapshot(), before)
+    assert machine.engine.state() == state
+    with pytest.raises(HostFull):
+        machine.engine.push(with_forward(2))
+    assert same(machine.host.snapshot(), before)
+    machine.disk.full = False
+    assert isinstance(machine.engine.push(with_forward(2)), Committed)
+
+
+def test_what_a_full_disk_cannot_keep_of_a_boot_is_known_until_the_next(machine: Machine) -> None:
+    """The power went while a revision was on trial: the one before runs, and nothing says else."""
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    assert isinstance(machine.engine.push(with_forward(2), confirm_within=60), Provisional)
+    machine.disk.full = True
+    for _ in range(2):
+        machine.reboot()
+        assert same(machine.host.snapshot(), before)
+        for engine in (machine.engine, machine.start()):  # another process, too
+            state = engine.state()
+            assert (state.current, state.confirmed, state.making) == (2, 2, None)
+            assert engine.recover() is None
+            assert engine.drift().steps == ()
+    machine.disk.full = False
+    assert isinstance(machine.engine.push(with_forward(3)), Committed)
+    assert machine.start().state() == machine.engine.state()
+    assert machine.engine.state().current == machine.engine.state().confirmed == 4
+    assert not list(machine.memory.iterdir())
+
+
+@pytest.mark.parametrize("last", range(1, 12))
+def test_disk_that_fills_amid_a_change_leaves_one_of_both(machine: Machine, last: int) -> None:
+    """And stays full, wherever that is: what runs is what the state says, and comes back so."""
+    machine.engine.push(with_services(1))
+    old = machine.host.snapshot()
+    machine.disk.full_from = machine.disk.writes + last
+    try:
+        outcome = machine.engine.push(with_services(2, name="renamed"))
+    except HostFull:
+        outcome = None
+    machine.disk.full_from = machine.disk.writes
+    state, seen = machine.engine.state(), machine.host.snapshot()
+    if isinstance(outcome, Committed):
+        assert state.current == state.confirmed == 3
+    else:
+        assert (state.current, state.confirmed, state.degraded) == (2, 2, "")
+        assert same(seen, old)
+    assert machine.engine.drift().steps == ()
+    machine.reboot()
+    assert same(machine.host.snapshot(), seen)
+    assert machine.engine.state().current == state.current
+    assert not machine.engine.state().degraded
+
+
 # -- commit-confirm ----------------------------------------------------------------------------
 
 
@@ -305,6 +366,23 @@ def test_confirmed_revision_stays(machine: Machine) -> None:
     assert machine.host.snapshot() == before
     with pytest.raises(NotProvisional):
         machine.engine.confirm(outcome.revision)
+
+
+def test_unconfirmed_revision_goes_back_with_a_full_disk_as_well(machine: Machine) -> None:
+    machine.engine.push(router(1))
+    before = machine.host.snapshot()
+    outcome = machine.engine.push(with_forward(2), confirm_within=60)
+    assert isinstance(outcome, Provisional)
+    machine.disk.full = True
+    back = machine.engine.roll_back(outcome.revision, if_unconfirmed=True)
+    assert isinstance(back, RolledBack)
+    assert (back.revision, machine.heard.kinds[-1]) == (2, Kind.DOCUMENT_ROLLED_BACK)
+    assert same(machine.host.snapshot(), before)
+    for engine in (machine.engine, machine.start()):
+        state = engine.state()
+        assert (state.current, state.confirmed, state.deadline) == (2, 2, None)
+    with pytest.raises(HostFull):
+        machine.engine.roll_back()
 
 
 def test_nothing_else_is_pushed_while_a_revision_waits(machine: Machine) -> None:

@@ -115,7 +115,14 @@ class Section(Base):
     ]
     ports: Annotated[
         tuple[PortRange, ...],
-        Field(min_length=1, max_length=64, description="Ports of hypervisors' screens."),
+        Field(
+            min_length=1,
+            max_length=64,
+            description="Ports of hypervisors' screens.",
+            json_schema_extra={
+                "default": ["5900-6900", 443]
+            },  # as it is written, not as it is kept
+        ),
     ] = (Ports(5900, 6900), Ports(443, 443))
     guest_networks: Annotated[
         tuple[AnyNetwork, ...],

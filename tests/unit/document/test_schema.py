@@ -76,6 +76,19 @@ def test_every_field_is_described() -> None:
             assert described, f"{name}.{field} has no description"
 
 
+def test_every_default_is_what_its_schema_takes() -> None:
+    """Whoever fills in what is published has a document that is taken."""
+    whole, tried = schema(), 0
+    for name, definition in whole["$defs"].items():
+        for field, node in definition.get("properties", {}).items():
+            if "default" in node:
+                tried += 1
+                alone = {**node, "$defs": whole["$defs"]}
+                errors = list(jsonschema.Draft202012Validator(alone).iter_errors(node["default"]))
+                assert not errors, f"{name}.{field}: {errors[0].message}"
+    assert tried > 50
+
+
 @pytest.mark.parametrize("document", [router(1), with_forward(1), with_services(1)])
 def test_what_the_parser_takes_the_schema_takes(document: bytes) -> None:
     parse(document)

@@ -261,8 +261,13 @@ def test_vm_is_closed_by_text_alone_where_python_cannot_start(router_lab: Lab) -
             30,
             "the restore to fail",
         )
-        assert whole(lab).firewall == old.firewall
-        assert whole(lab).sets == old.sets
+        now = whole(lab)
+        assert (now.firewall, now.sets) == (old.firewall, old.sets)
+        # Guests have what is kept as text, too: their network, names and addresses.
+        assert (now.addresses, now.routes) == (old.addresses, old.routes)
+        guest = lab.guests["vm1"]
+        wait_until(lambda: guest.lookup("vm1") == ("10.1.1.10",), 10, "names being told")
+        assert guest.dhcp().address == "10.1.1.10"
     finally:
         lab.vm.run(["mv", "/opt/sysvm/bin/python3.away", "/opt/sysvm/bin/python3"])
         lab.vm.pull_plug()

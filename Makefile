@@ -48,7 +48,7 @@ test-image: .make/packages .make/venv .make/extras ## Build an image and prove i
 	$(BIN)/pytest --require=image -m "image or proof" tests/image
 
 .PHONY: test-fast
-test-fast: .make/venv ## Run the tests that need neither root nor the lab, in seconds
+test-fast: .make/venv ## Run the tests that need neither root nor the lab, in a few minutes
 	$(BIN)/pytest -q -m "not lab and not image and not browser" --numprocesses=$(JOBS)
 
 .PHONY: lint

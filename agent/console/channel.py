@@ -3,7 +3,7 @@
 asyncio's own TLS keeps a quarter of a MiB for each connection, and its streams copy what passes
 several times. Here an SSLSocket does TLS on the socket itself, with what OpenSSL needs and no
 more. While hands are shaken, coroutines wait (`read_exactly`, `write`); afterwards whoever pumps
-calls `receive_into` and `send` when the loop says that the socket is ready (`on_readable`,
+calls the socket's own, or `send`, when the loop says that the socket is ready (`on_readable`,
 `on_writable`).
 """
 
@@ -159,17 +159,6 @@ class Channel:
         elif self._writer:
             self._loop.remove_writer(self.sock)
         self._writer = call is not None
-
-    def receive_into(self, view: memoryview) -> int:
-        """How many bytes came; 0 at the end. Raises BlockingIOError where none have, and Closed."""
-        try:
-            return self.sock.recv_into(view)
-        except BLOCKED as error:
-            raise BlockingIOError from error
-        except ssl.SSLEOFError:
-            return 0
-        except OSError as error:
-            raise Closed(error.strerror or str(error)) from error
 
     def send(self, view: memoryview | bytes) -> int:
         """How many bytes went. Raises Closed, and BlockingIOError or OpenSSL's where none could.

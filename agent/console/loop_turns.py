@@ -1,8 +1,8 @@
 """Turns of the loop: what is dear waits for its own, and what is small for the end of one.
 
 When a thousand browsers come at once, as after a restart, each of them costs a handshake. Done as
-they come, whoever types, and the monitor, which has a daemon killed that does not answer for six
-seconds, would wait until all are in.
+they come, whoever types, and the monitor, which has a daemon ended that answers no more, would wait
+until all are in.
 """
 
 import asyncio

@@ -249,7 +249,7 @@ class Round:
 
     @property
     def drift(self) -> Plan:
-        """How the machine differs from what the revision says; looked at once in a given."""
+        """How the machine differs from what the revision says; looked at once in a round."""
         if self._plan is None:
             self._plan = self.look()
         return self._plan

@@ -1,4 +1,4 @@
-"""Each test of the database runs on SQLite and on PostgreSQL."""
+"""Each test of the database runs on SQLite and on PostgreSQL; certificates are a file's own."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +7,13 @@ import pytest
 
 from appliance.manager.database import Database
 from tests.unit.manager import postgres
+from tests.unit.manager.agent import Keys
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """Who everybody is, for a file of tests."""
+    return Keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(scope="session")

@@ -37,11 +37,6 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture(scope="module")
 def agent(keys: Keys) -> Iterator[Agent]:
     with agents(keys, 1) as (made,):
         yield made

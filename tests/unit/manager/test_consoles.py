@@ -20,11 +20,6 @@ ASKED = {"vm": "i-2-10-VM", "user": "alice", "zone": "z1", "target": TARGET}
 SCREEN = {"owner": "alice", "zone": "z1", "title": "Web 1", "target": TARGET}
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys"))
-
-
 @pytest.fixture
 def two(keys: Keys) -> Iterator[list[Agent]]:
     with agents(keys, 2, cap=4) as made:

@@ -30,11 +30,6 @@ from tests.unit.manager.test_vms import KEY, beat, client, event, known
 TARGET = {"address": "10.2.0.7", "port": 5901}
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys"))
-
-
 @pytest.fixture
 def three(keys: Keys) -> Iterator[list[Agent]]:
     with agents(keys, 3, cap=200) as made:

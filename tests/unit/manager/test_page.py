@@ -19,11 +19,6 @@ from tests.unit.manager.test_vms import event
 HEALTH = ("ok", "ok", "warning", "silent")
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys"))
-
-
 @pytest.fixture
 def two(keys: Keys) -> Iterator[list[Agent]]:
     with agents(keys, 2, cap=50) as made:

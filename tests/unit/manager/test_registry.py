@@ -32,11 +32,6 @@ GIVEN = proxies.Registration(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys"))
-
-
 @pytest.fixture
 def agent(keys: Keys) -> Iterator[Agent]:
     with agents(keys, 1) as (made,):

@@ -67,11 +67,6 @@ def token(tmp_path: Path) -> str:
     return made.token
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys"))
-
-
 def shown(port: int, files: Files, least: ssl.TLSVersion | None = None) -> str:
     """Whom a manager says that it is."""
     with (

@@ -35,11 +35,6 @@ KEY, OTHER = "11" * 32, "22" * 32
 SEAL = Seal(b"k" * 32)
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys"))
-
-
 @pytest.fixture
 def agent(keys: Keys) -> Iterator[Agent]:
     with agents(keys, 1) as (made,):

@@ -64,6 +64,11 @@ def main() -> None:
         _say(error.what, error.hint)
     except CommandFailed as error:
         _say(str(error), "")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in {"", "agent", "appliance"}:
+            raise  # ours
+        _say(f"{missing} is not installed", "pip install 'sysvm[host,manager]' has all there is")
 
 
 def _say(what: str, hint: str) -> None:

@@ -72,7 +72,10 @@ def add_to(commands: Commands) -> None:
         "-n", "--lines", type=number(0, 1000), default=20, help="the last so many; default 20"
     )
     parser.add_argument(
-        "--after", type=number(0, 2**63 - 1), metavar="NUMBER", help="from this event's number on"
+        "--after",
+        type=number(0, 2**63 - 1),
+        metavar="NUMBER",
+        help="those that follow this event's number",
     )
     parser.add_argument(
         "--severity", choices=SEVERITIES, default="info", help="those at least as bad"

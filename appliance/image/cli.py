@@ -168,7 +168,7 @@ def show_difference(
     else:
         for table in diff.tables(found):
             console.print(table)
-        console.print(f"{len(found.packages)} packages and {len(found.files)} files differ")
+        console.print(f"differ: packages {len(found.packages)}, files {len(found.files)}")
     if found:
         raise typer.Exit(1)
 

@@ -68,7 +68,10 @@ def main() -> None:
         missing = (error.name or "").partition(".")[0]
         if missing in {"", "agent", "appliance"}:
             raise  # ours
-        _say(f"{missing} is not installed", "pip install 'sysvm[host,manager]' has all there is")
+        _say(
+            f"{missing} is not installed",
+            "in the checkout, pip install '.[host,manager]' brings all there is",
+        )
 
 
 def _say(what: str, hint: str) -> None:

@@ -105,7 +105,7 @@ def _store(paths: Paths, woken: Sequence[Callable[[], None]] = ()) -> Store:
         for wake in woken:
             wake()
 
-    return Store(paths.state, Disk(), settled, paths.run / "state.json")
+    return Store(paths.state, Disk(), settled, paths.state_note)
 
 
 def _restore() -> int:

@@ -34,6 +34,11 @@ class Paths:
         return self.run / "state-problem"
 
     @property
+    def state_note(self) -> Path:
+        """What the state partition does not take (engine/store.py)."""
+        return self.run / "state.json"
+
+    @property
     def lock(self) -> Path:
         return self.run / "lock"
 

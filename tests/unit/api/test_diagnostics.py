@@ -18,9 +18,9 @@ from agent.api.diagnostics import Diagnosis
 from agent.api.ports import MachineFailed
 from agent.api.streams import SLOTS
 from appliance.lab.wait import wait_until
+from tests.unit.api.answers import expect_problem
 from tests.unit.api.fake import FakeEngine, FakeMachine
 from tests.unit.api.serving import serving
-from tests.unit.api.test_app import expect_problem
 
 GUEST = {"target": "10.1.1.10"}
 SLEEPS = ["sh", "-c", "echo out; exec sleep 600"]

@@ -103,8 +103,7 @@ def _bootable(store: Store, state: State) -> list[int]:
     numbers = store.numbers()
     for number in numbers:
         if number > state.confirmed:
-            with contextlib.suppress(HostFull):
-                store.forget(number)
+            store.forget(number)
     return [number for number in numbers if number <= state.confirmed]
 
 

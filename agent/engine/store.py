@@ -17,6 +17,7 @@ gone back to is noted elsewhere (`note_state`); a boot does not need the note, f
 the confirmed revision in any case.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -285,8 +286,9 @@ class Store:
         return tuple(sorted(left))
 
     def forget(self, number: int) -> None:
-        """Remove a revision."""
-        self._disk.remove(self._path(number))
+        """Remove a revision; a disk that is read-only keeps it, for it can wait."""
+        with contextlib.suppress(HostFull):
+            self._disk.remove(self._path(number))
         self._infos.pop(number, None)
         self._blobs.pop(number, None)
         self._latest = {n: one for n, one in self._latest.items() if n != number}

@@ -165,6 +165,7 @@ class Engine(Running):
                     raise
                 log.warning("no revision can be made of it: %s", error)
                 state = replace(state, current=state.confirmed, deadline=None)
+                self._fallback(state)  # with no room for its files either, nothing is touched
                 outcome = self._put_back(state, why)
             if isinstance(outcome, Committed | Unchanged):
                 self._host.disarm()
@@ -355,8 +356,7 @@ class Engine(Running):
         self._host.disarm()
         self._remember(target)
         if state.making is not None:
-            with contextlib.suppress(HostFull):
-                self._store.forget(state.making)
+            self._store.forget(state.making)
         broken = "" if down <= spared else f"{cause}; and put back: {'; '.join(warnings)}"
         if state.current == state.confirmed is not None:
             with contextlib.suppress(HostFull):
@@ -465,8 +465,7 @@ class Engine(Running):
         self._last = target.revision.document
 
     def _prune(self, state: State) -> None:
-        with contextlib.suppress(HostFull):  # it can wait
-            self._store.prune(_wanted(state))
+        self._store.prune(_wanted(state))
 
     def tidy(self) -> None:
         """Remove what no revision needs any more; called now and then, for it can wait."""

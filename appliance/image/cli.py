@@ -69,19 +69,31 @@ def build(
     SYSVM_CACHE, SYSVM_MIRROR and SYSVM_SECURITY_MIRROR as for `rootfs`. What is in
     DIB_BOOTLOADER_DEFAULT_CMDLINE is appended to the kernel's command line.
     """
-    wanted = recipe.read(
-        recipe_file,
-        elements=elements or (),
-        elements_path=elements_path or (),
-        packages=packages or (),
-        ssh=ssh,
-    )
+    wanted = _wanted(recipe_file, elements, elements_path, packages, ssh=ssh)
     with locks.held(wanted, lock_file, debs, fresh=fresh):
         built = builds.build(wanted, formats or [Format.QCOW2], output, console, url=url, sign=sign)
     for paths in built.files.values():
         for path in paths:
             size = path.stat().st_size / 1e6
             console.print(f"{path}  {size:.1f} MB", markup=False)
+
+
+def _wanted(
+    file: Path | None,
+    elements: list[str] | None,
+    elements_path: list[Path] | None,
+    packages: list[str] | None,
+    *,
+    ssh: bool,
+) -> recipe.Recipe:
+    """The recipe with what was asked for besides."""
+    return recipe.read(
+        file,
+        elements=elements or (),
+        elements_path=elements_path or (),
+        packages=packages or (),
+        ssh=ssh,
+    )
 
 
 @app.command("rootfs")
@@ -131,13 +143,7 @@ def lock(
     forgets old versions: keep the files (--debs) of what you may want to build again. A lock is for
     a build with the same recipe, elements and packages.
     """
-    wanted = recipe.read(
-        recipe_file,
-        elements=elements or (),
-        elements_path=elements_path or (),
-        packages=packages or (),
-        ssh=ssh,
-    )
+    wanted = _wanted(recipe_file, elements, elements_path, packages, ssh=ssh)
     if python:
         for pin in wheels.refresh_lock():
             console.print(pin)

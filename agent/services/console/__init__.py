@@ -119,9 +119,8 @@ class Section(Base):
             min_length=1,
             max_length=64,
             description="Ports of hypervisors' screens.",
-            json_schema_extra={
-                "default": ["5900-6900", 443]
-            },  # as it is written, not as it is kept
+            # As it is written, not as it is kept.
+            json_schema_extra={"default": ["5900-6900", 443]},
         ),
     ] = (Ports(5900, 6900), Ports(443, 443))
     guest_networks: Annotated[

@@ -373,7 +373,12 @@ def test_unconfirmed_revision_goes_back_with_a_full_disk_as_well(machine: Machin
     before = machine.host.snapshot()
     outcome = machine.engine.push(with_forward(2), confirm_within=60)
     assert isinstance(outcome, Provisional)
-    machine.disk.full = True
+    machine.disk.full = machine.host.full = True
+    on_trial = machine.host.snapshot()
+    with pytest.raises(HostFull):  # nor is there room for files: nothing is touched
+        machine.engine.roll_back(outcome.revision, if_unconfirmed=True)
+    assert machine.host.snapshot() == on_trial
+    machine.host.full = False
     back = machine.engine.roll_back(outcome.revision, if_unconfirmed=True)
     assert isinstance(back, RolledBack)
     assert (back.revision, machine.heard.kinds[-1]) == (2, Kind.DOCUMENT_ROLLED_BACK)

@@ -1,6 +1,5 @@
 """Run a manager: its endpoint, and what goes on beside it, until a signal ends it."""
 
-import contextlib
 import logging
 import os
 import signal
@@ -88,29 +87,49 @@ def run(database: Database, settings: Settings, doors: Doors) -> None:
     stop = threading.Event()
     works = _works(database, doors, manager)
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        raise SystemExit
+    server = _server(manager.app, listener, doors)
 
     def renew(_signal: int, _frame: FrameType | None) -> None:
         for shown in filter(None, (doors.shown, doors.shown_to_vms)):
             shown.context()
 
     threads = [*manager.start(stop), *(_go(work, stop) for work in works)]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
     signal.signal(signal.SIGHUP, renew)
     host, port = listener.getsockname()[:2]
     scheme = "http" if doors.shown is None else "https"
     log.info("manager %s answers at %s://%s", settings.name, scheme, Endpoint(host, port))
     try:
-        with contextlib.suppress(SystemExit):
-            _server(manager.app, listener, doors).run()
+        run_until_told(server)
     finally:
         stop.set()
         for thread in threads:
             thread.join(5)
         manager.close()
         database.close()
+
+
+def run_until_told(server: Any) -> None:
+    """Run a server of waitress's until SIGTERM or SIGINT, which end it between two of its events.
+
+    What a signal raises wherever the server just is may be lost: it suppresses every exception of
+    what other threads have it do.
+    """
+    told = threading.Event()
+    readable = server.readable
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        told.set()
+        server.pull_trigger()
+
+    def readable_until_told() -> bool:
+        if told.is_set():
+            raise SystemExit  # which `run` takes for its end
+        return bool(readable())
+
+    server.readable = readable_until_told
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    server.run()
 
 
 Work = Callable[[threading.Event], None]

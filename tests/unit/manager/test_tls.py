@@ -4,6 +4,8 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -138,6 +140,27 @@ def test_a_certificate_is_replaced_without_a_restart(
         wait_until(lambda: one.log.count("is shown from now on") == 2, 60, "it is looked at")
         assert shown(one.port, files) == "fourth"
         assert one.stop() == 0
+
+
+def test_a_manager_that_is_told_to_end_amid_a_new_connection_ends() -> None:
+    """waitress suppresses whatever is raised by what another thread has it do."""
+    program = """
+import os, signal
+from waitress import create_server
+from appliance.manager.serve import run_until_told
+server = create_server(lambda *_: [], listen="127.0.0.1:0")
+def told():
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):  # in which the signal is handled
+        pass
+    print("told", flush=True)
+server.trigger.pull_trigger(told)
+run_until_told(server)
+print("ended")
+"""
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "told\nended\n", done.stderr
 
 
 def test_the_authority_of_those_that_push_events_is_renewed_as_well(tmp_path: Path) -> None:
